@@ -1,0 +1,31 @@
+# docker build -t nnkit .
+# docker run --rm -v "$PWD/runs:/runs" nnkit train
+# docker run --rm -v "$PWD/runs:/runs" -v "$PWD/data:/data" nnkit train cifar10-cnn --download
+
+FROM python:3.12-slim AS build
+# python3-dev serves a base image whose Python is the distribution's own; python:3.12-slim brings its headers itself.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends build-essential python3-dev \
+    && rm -rf /var/lib/apt/lists/*
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY . /src
+RUN pip install /src
+
+FROM python:3.12-slim
+LABEL org.opencontainers.image.title="nnkit" org.opencontainers.image.licenses="MIT"
+# libgomp1 is the run-time half of OpenMP, which the compiled kernels are linked to.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
+# A fixed id, so that a mounted folder can be given to it: chown 1000 runs
+RUN useradd --uid 1000 --create-home nnkit \
+    && install -d -o nnkit -g nnkit /data /runs
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH NNKIT_DATA=/data MPLCONFIGDIR=/tmp/matplotlib PYTHONUNBUFFERED=1
+USER nnkit
+VOLUME ["/data", "/runs"]
+# `nnkit train` writes to ./runs, which here is the volume /runs.
+WORKDIR /
+ENTRYPOINT ["nnkit"]
+CMD ["train"]

@@ -1,0 +1,130 @@
+"""Everything compiled, and its NumPy twin: one set of kernels, chosen once, when this package is imported.
+
+The fastest set that the processor can run is taken; the environment variable NNKIT_KERNELS asks for another one.
+"""
+
+import os
+from typing import Any
+
+from nnkit._ext import reference
+from nnkit.errors import UsageError
+
+try:
+    from nnkit._ext import compiled
+except ImportError as error:
+    compiled = None  # type: ignore[assignment]
+    _missing = "not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({error})"
+
+__all__ = ["available", "cpu_features", "get_num_threads", "kernel_reason", "kernels", "load", "openmp",
+           "set_num_threads"]
+
+_NAMES = ("avx512", "avx2", "baseline", "reference")
+
+openmp: bool = compiled is not None and compiled.openmp
+
+
+def load(name: str) -> Any:
+    """Return the kernel set of this name.
+
+    Parameters
+    ----------
+    name : {"avx512", "avx2", "baseline", "reference"}
+
+    Returns
+    -------
+    object with the functions of `nnkit._ext.reference`
+
+    Raises
+    ------
+    UsageError
+        If there is no set of this name, or it does not run here.
+    """
+    if name not in _NAMES:
+        raise UsageError(f"NNKIT_KERNELS: unknown kernel set {name!r}; expected one of {', '.join(_NAMES)}")
+    if name == "reference":
+        return reference
+    if compiled is None:
+        raise UsageError(f"NNKIT_KERNELS: kernel set {name!r} asked for, but the compiled kernels are {_missing}")
+    try:
+        return compiled.KernelSet(name)
+    except ValueError as error:
+        raise UsageError(f"NNKIT_KERNELS: {error}") from None
+
+
+def available() -> list[str]:
+    """Return the names of the kernel sets that run here, fastest first.
+
+    Returns
+    -------
+    list of str
+    """
+    names = []
+    for name in _NAMES:
+        try:
+            load(name)
+        except UsageError:
+            continue
+        names.append(name)
+    return names
+
+
+def cpu_features() -> list[str]:
+    """Return the processor features that the kernels know of and found; none without the compiled extension.
+
+    Returns
+    -------
+    list of str
+    """
+    return compiled.cpu_features() if compiled is not None else []
+
+
+def set_num_threads(count: int) -> None:
+    """Use `count` threads in the kernels from now on.
+
+    Parameters
+    ----------
+    count : int
+        At least 1. Results are the same bits with any number. A forked child process always has one.
+
+    Raises
+    ------
+    UsageError
+        If count is not a positive whole number.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= 4096:
+        raise UsageError(f"set_num_threads: expected a number of threads from 1 to 4096, got {count!r}")
+    if compiled is not None:
+        compiled.set_num_threads(count)
+
+
+def get_num_threads() -> int:
+    """Return how many threads the kernels use; 1 without OpenMP.
+
+    Returns
+    -------
+    int
+    """
+    return compiled.get_num_threads() if compiled is not None else 1
+
+
+def _choose() -> tuple[Any, str]:
+    wanted = os.environ.get("NNKIT_KERNELS")
+    if wanted:
+        return load(wanted), "chosen by NNKIT_KERNELS"
+    if compiled is None:
+        return reference, f"plain NumPy, because the compiled kernels are {_missing}"
+    return load(available()[0]), "the fastest that this processor runs"
+
+
+def _initial_threads() -> int:
+    for variable in ("NNKIT_NUM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(variable, "").split(",")[0].strip()
+        if text.isdigit() and 0 < int(text) <= 4096:
+            return int(text)
+        if text and variable == "NNKIT_NUM_THREADS":
+            raise UsageError(f"{variable}: expected a number of threads from 1 to 4096, got {text!r}")
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+kernels, kernel_reason = _choose()
+set_num_threads(_initial_threads())

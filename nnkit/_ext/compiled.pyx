@@ -1,0 +1,357 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: embedsignature=True, embedsignature.format=python
+"""The compiled kernels behind checks: every argument is looked at here, so that the C below can trust it.
+
+`KernelSet("avx512")` has the functions of `reference`, for which see there. Wrong shapes and layouts raise ValueError,
+wrong types TypeError or ValueError.
+"""
+
+import numpy as np
+
+from cython cimport floating
+from libc.stdint cimport int32_t, int64_t, uint8_t
+
+ctypedef fused code:
+    uint8_t
+    int32_t
+
+ctypedef fused pixel:
+    uint8_t
+    float
+    double
+
+cdef enum:
+    FAR = 1 << 20  # no kernel, stride, padding or shift may be this large: sums of them cannot overflow
+
+
+cdef extern from "kernels.h" nogil:
+    ctypedef struct nnkit_matrix:
+        const void *data
+        Py_ssize_t row, column
+
+    ctypedef struct nnkit_window:
+        Py_ssize_t batch, height, width, channels, out_height, out_width, out_channels
+        Py_ssize_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x
+
+    ctypedef struct nnkit_table:
+        int (*gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias, int accumulate,
+                 Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil
+        int (*conv2d_forward)(const nnkit_window *w, const void *x, const void *weight, const void *bias, void *out) noexcept nogil
+        int (*conv2d_backward_input)(const nnkit_window *w, const void *dout, const void *weight, void *dx) noexcept nogil
+        int (*conv2d_backward_weight)(const nnkit_window *w, const void *x, const void *dout, void *dweight, void *dbias) noexcept nogil
+        void (*max_pool2d_forward)(const nnkit_window *w, const void *x, void *out, void *codes, int code_bytes) noexcept nogil
+        void (*max_pool2d_backward)(const nnkit_window *w, const void *dout, const void *codes, int code_bytes, void *dx) noexcept nogil
+        int (*batch_norm_statistics)(const void *x, Py_ssize_t rows, Py_ssize_t columns, void *mean, void *variance) noexcept nogil
+        int (*batch_norm_apply)(const void *x, Py_ssize_t rows, Py_ssize_t columns, const void *mean,
+                             const void *inverse_std, const void *weight, const void *bias, void *out) noexcept nogil
+        int (*batch_norm_backward)(const void *dout, const void *x, Py_ssize_t rows, Py_ssize_t columns, const void *mean,
+                                const void *inverse_std, const void *weight, void *dx, void *dweight, void *dbias) noexcept nogil
+        void (*relu_forward)(const void *x, void *out, Py_ssize_t size) noexcept nogil
+        void (*relu_backward)(const void *dout, const void *out, void *dx, Py_ssize_t size) noexcept nogil
+        void (*gelu_forward)(const void *x, void *out, Py_ssize_t size, int tanh_form) noexcept nogil
+        void (*gelu_backward)(const void *dout, const void *x, void *dx, Py_ssize_t size, int tanh_form) noexcept nogil
+        void (*sgd_step)(void *params, const void *grads, void *velocity, Py_ssize_t size, double lr, double momentum,
+                      double weight_decay, int nesterov) noexcept nogil
+        void (*adam_step)(void *params, const void *grads, void *m, void *v, Py_ssize_t size, double step, double lr,
+                       double beta1, double beta2, double eps, double weight_decay, int decoupled) noexcept nogil
+        void (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
+                     const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
+                     const int64_t *hole_x, Py_ssize_t hole, const void *scale, const void *offset, void *out) noexcept nogil
+
+    const nnkit_table *nnkit_tables(const char *name)
+    int nnkit_cpu_has(const char *feature)
+    const int nnkit_openmp
+    void nnkit_set_threads(int count)
+    int nnkit_get_threads()
+
+
+openmp = bool(nnkit_openmp)
+
+
+def cpu_features():
+    """Return the names of the processor's features that a kernel set could use."""
+    names = ("sse2", "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512dq", "avx512bw", "avx512vl", "neon")
+    return [name for name in names if nnkit_cpu_has(name.encode())]
+
+
+def set_num_threads(int count):
+    """Use this many threads from now on; a forked child has one in any case."""
+    nnkit_set_threads(count)
+
+
+def get_num_threads():
+    """Return how many threads the kernels may use."""
+    return nnkit_get_threads()
+
+
+cdef int check(bint fine, str message) except -1:
+    if not fine:
+        raise ValueError(message)
+    return 0
+
+
+cdef int check_memory(int status) except -1:
+    if status:
+        raise MemoryError("no memory for a kernel's scratch space")
+    return 0
+
+
+cdef nnkit_matrix matrix(const floating[:, :] a, str what) except *:
+    """View a matrix that is contiguous along one of its axes; the stride of an axis of length 1 does not matter."""
+    cdef Py_ssize_t size = sizeof(floating)
+    cdef nnkit_matrix m
+    m.data = <const void *> &a[0, 0]
+    m.row, m.column = a.strides[0] // size, a.strides[1] // size
+    check(a.strides[0] % size == 0 and a.strides[1] % size == 0, f"{what}: strides must be whole elements")
+    if m.column == 1 or a.shape[1] <= 1:
+        m.column = 1
+    elif m.row == 1 or a.shape[0] <= 1:
+        m.row = 1
+    else:
+        raise ValueError(f"{what}: expected a matrix that is contiguous along one of its axes")
+    return m
+
+
+cdef nnkit_window window(const Py_ssize_t *large, const Py_ssize_t *small, kernel_size, stride, padding) except *:
+    """Describe a window that slides over `large` (N, H, W, C), giving `small`; the sizes must agree."""
+    cdef nnkit_window w
+    w.kernel_y, w.kernel_x = kernel_size
+    w.stride_y, w.stride_x = stride
+    w.pad_y, w.pad_x = padding
+    w.batch, w.height, w.width, w.channels = large[0], large[1], large[2], large[3]
+    w.out_height, w.out_width, w.out_channels = small[1], small[2], small[3]
+    check(0 < w.kernel_y < FAR and 0 < w.kernel_x < FAR, f"kernel size must be positive, got {kernel_size}")
+    check(0 < w.stride_y < FAR and 0 < w.stride_x < FAR, f"stride must be positive, got {stride}")
+    check(0 <= w.pad_y < FAR and 0 <= w.pad_x < FAR, f"padding must not be negative, got {padding}")
+    check(small[0] == w.batch, f"expected {w.batch} output images, got {small[0]}")
+    rows, columns = w.height + 2 * w.pad_y - w.kernel_y, w.width + 2 * w.pad_x - w.kernel_x
+    check(rows >= 0 and columns >= 0, f"a window of {kernel_size} does not fit an image of {w.height}x{w.width} padded by {padding}")
+    check(w.out_height == rows // w.stride_y + 1 and w.out_width == columns // w.stride_x + 1,
+          f"expected output of {rows // w.stride_y + 1}x{columns // w.stride_x + 1}, got {w.out_height}x{w.out_width}")
+    return w
+
+
+cdef int check_weight(const nnkit_window *w, const Py_ssize_t *weight, Py_ssize_t bias) except -1:
+    """A weight is (out, in, kernel_y, kernel_x); a bias of -1 elements is none."""
+    check(weight[0] == w.out_channels and weight[1] == w.channels,
+          f"expected a weight for {w.channels} -> {w.out_channels} channels, got {weight[1]} -> {weight[0]}")
+    return check(bias in (-1, w.out_channels), f"expected a bias of {w.out_channels} elements, got {bias}")
+
+
+cdef int check_pooling(const nnkit_window *w, const Py_ssize_t *codes, Py_ssize_t code_bytes) except -1:
+    check(w.channels == w.out_channels, f"expected {w.channels} output channels, got {w.out_channels}")
+    check(code_bytes > 1 or w.kernel_y * w.kernel_x <= 256, "windows of more than 256 elements need int32 codes")
+    return check(codes[0] == w.batch and codes[1] == w.out_height and codes[2] == w.out_width
+                 and codes[3] == w.channels, "codes must be as large as the output")
+
+
+cdef int check_sizes(Py_ssize_t size, Py_ssize_t second, Py_ssize_t third) except -1:
+    return check(size == second == third, f"expected arrays of one size, got {size}, {second} and {third} elements")
+
+
+cdef const int64_t[::1] integers(values):
+    return np.ascontiguousarray(values, np.int64)
+
+
+cdef class KernelSet:
+    """The kernels compiled for one instruction set: "avx512", "avx2" or "baseline".
+
+    Raises
+    ------
+    ValueError
+        If there is no such set here, or the processor cannot run it.
+    """
+
+    cdef const nnkit_table *tables
+    cdef readonly str name
+
+    def __init__(self, str name not None):
+        self.tables = nnkit_tables(name.encode())
+        if self.tables is NULL:
+            raise ValueError(f"this build or processor has no {name!r} kernels")
+        self.name = name
+
+    def __reduce__(self):
+        return KernelSet, (self.name,)
+
+    def gemm(self, const floating[:, :] a not None, const floating[:, :] b not None,
+             floating[:, ::1] out not None, const floating[::1] bias=None, bint accumulate=False):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef Py_ssize_t m = out.shape[0], n = out.shape[1], k = a.shape[1]
+        cdef int status
+        if a.shape[0] != m or b.shape[0] != k or b.shape[1] != n or (bias is not None and bias.shape[0] != n):
+            raise ValueError(f"gemm: ({a.shape[0]}, {k}) @ ({b.shape[0]}, {b.shape[1]}) does not give ({m}, {n}), "
+                             f"or bias does not have {n} elements")
+        cdef nnkit_matrix left = matrix[floating](a, "gemm: a"), right = matrix[floating](b, "gemm: b")
+        cdef const void *add = &bias[0] if bias is not None else NULL
+        with nogil:
+            status = table.gemm(left, right, &out[0, 0], add, accumulate, m, n, k)
+        check_memory(status)
+
+    def conv2d_forward(self, const floating[:, :, :, ::1] x not None, const floating[:, :, :, ::1] weight not None,
+                       const floating[::1] bias, floating[:, :, :, ::1] out not None, stride, padding):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef nnkit_window w = window(x.shape, out.shape, (weight.shape[2], weight.shape[3]), stride, padding)
+        cdef const void *add = &bias[0] if bias is not None else NULL
+        cdef int status
+        check_weight(&w, weight.shape, -1 if bias is None else bias.shape[0])
+        with nogil:
+            status = table.conv2d_forward(&w, &x[0, 0, 0, 0], &weight[0, 0, 0, 0], add, &out[0, 0, 0, 0])
+        check_memory(status)
+
+    def conv2d_backward_input(self, const floating[:, :, :, ::1] dout not None,
+                              const floating[:, :, :, ::1] weight not None, floating[:, :, :, ::1] dx not None,
+                              stride, padding):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef nnkit_window w = window(dx.shape, dout.shape, (weight.shape[2], weight.shape[3]), stride, padding)
+        cdef int status
+        check_weight(&w, weight.shape, -1)
+        with nogil:
+            status = table.conv2d_backward_input(&w, &dout[0, 0, 0, 0], &weight[0, 0, 0, 0], &dx[0, 0, 0, 0])
+        check_memory(status)
+
+    def conv2d_backward_weight(self, const floating[:, :, :, ::1] x not None,
+                               const floating[:, :, :, ::1] dout not None,
+                               floating[:, :, :, ::1] dweight not None, floating[::1] dbias, stride, padding):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef nnkit_window w = window(x.shape, dout.shape, (dweight.shape[2], dweight.shape[3]), stride, padding)
+        cdef void *sums = &dbias[0] if dbias is not None else NULL
+        cdef int status
+        check_weight(&w, dweight.shape, -1 if dbias is None else dbias.shape[0])
+        with nogil:
+            status = table.conv2d_backward_weight(&w, &x[0, 0, 0, 0], &dout[0, 0, 0, 0], &dweight[0, 0, 0, 0], sums)
+        check_memory(status)
+
+    def max_pool2d_forward(self, const floating[:, :, :, ::1] x not None, floating[:, :, :, ::1] out not None,
+                           code[:, :, :, ::1] codes not None, kernel_size, stride, padding):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef nnkit_window w = window(x.shape, out.shape, kernel_size, stride, padding)
+        check_pooling(&w, codes.shape, sizeof(code))
+        with nogil:
+            table.max_pool2d_forward(&w, &x[0, 0, 0, 0], &out[0, 0, 0, 0], &codes[0, 0, 0, 0], sizeof(code))
+
+    def max_pool2d_backward(self, const floating[:, :, :, ::1] dout not None, const code[:, :, :, ::1] codes not None,
+                            floating[:, :, :, ::1] dx not None, kernel_size, stride, padding):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef nnkit_window w = window(dx.shape, dout.shape, kernel_size, stride, padding)
+        check_pooling(&w, codes.shape, sizeof(code))
+        with nogil:
+            table.max_pool2d_backward(&w, &dout[0, 0, 0, 0], &codes[0, 0, 0, 0], sizeof(code), &dx[0, 0, 0, 0])
+
+    def batch_norm_statistics(self, const floating[:, ::1] x not None, floating[::1] mean not None,
+                              floating[::1] variance not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef Py_ssize_t rows = x.shape[0], columns = x.shape[1]
+        cdef int status
+        check(rows > 0, "batch_norm_statistics: there are no rows")
+        check(mean.shape[0] == columns and variance.shape[0] == columns,
+              f"batch_norm_statistics: mean and variance must have {columns} elements")
+        with nogil:
+            status = table.batch_norm_statistics(&x[0, 0], rows, columns, &mean[0], &variance[0])
+        check_memory(status)
+
+    def batch_norm_apply(self, const floating[:, ::1] x not None, const floating[::1] mean not None,
+                         const floating[::1] inverse_std not None, const floating[::1] weight not None,
+                         const floating[::1] bias not None, floating[:, ::1] out not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef Py_ssize_t rows = x.shape[0], columns = x.shape[1]
+        cdef int status
+        check(out.shape[0] == rows and out.shape[1] == columns, f"batch_norm_apply: out must be ({rows}, {columns})")
+        check(mean.shape[0] == inverse_std.shape[0] == weight.shape[0] == bias.shape[0] == columns,
+              f"batch_norm_apply: mean, inverse_std, weight and bias must have {columns} elements")
+        with nogil:
+            status = table.batch_norm_apply(&x[0, 0], rows, columns, &mean[0], &inverse_std[0], &weight[0], &bias[0],
+                                            &out[0, 0])
+        check_memory(status)
+
+    def batch_norm_backward(self, const floating[:, ::1] dout not None, const floating[:, ::1] x not None,
+                            const floating[::1] mean not None, const floating[::1] inverse_std not None,
+                            const floating[::1] weight not None, floating[:, ::1] dx not None,
+                            floating[::1] dweight not None, floating[::1] dbias not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef Py_ssize_t rows = x.shape[0], columns = x.shape[1]
+        cdef int status
+        check(rows > 0, "batch_norm_backward: there are no rows")
+        check(dout.shape[0] == dx.shape[0] == rows and dout.shape[1] == dx.shape[1] == columns,
+              f"batch_norm_backward: dout and dx must be ({rows}, {columns})")
+        check(mean.shape[0] == inverse_std.shape[0] == weight.shape[0] == dweight.shape[0] == dbias.shape[0] == columns,
+              f"batch_norm_backward: mean, inverse_std, weight, dweight and dbias must have {columns} elements")
+        with nogil:
+            status = table.batch_norm_backward(&dout[0, 0], &x[0, 0], rows, columns, &mean[0], &inverse_std[0],
+                                               &weight[0], &dx[0, 0], &dweight[0], &dbias[0])
+        check_memory(status)
+
+    def relu_forward(self, const floating[::1] x not None, floating[::1] out not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        check_sizes(x.shape[0], out.shape[0], x.shape[0])
+        with nogil:
+            table.relu_forward(&x[0], &out[0], x.shape[0])
+
+    def relu_backward(self, const floating[::1] dout not None, const floating[::1] out not None,
+                      floating[::1] dx not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        check_sizes(dout.shape[0], out.shape[0], dx.shape[0])
+        with nogil:
+            table.relu_backward(&dout[0], &out[0], &dx[0], dout.shape[0])
+
+    def gelu_forward(self, const floating[::1] x not None, floating[::1] out not None, bint tanh):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        check_sizes(x.shape[0], out.shape[0], x.shape[0])
+        with nogil:
+            table.gelu_forward(&x[0], &out[0], x.shape[0], tanh)
+
+    def gelu_backward(self, const floating[::1] dout not None, const floating[::1] x not None,
+                      floating[::1] dx not None, bint tanh):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        check_sizes(dout.shape[0], x.shape[0], dx.shape[0])
+        with nogil:
+            table.gelu_backward(&dout[0], &x[0], &dx[0], dout.shape[0], tanh)
+
+    def sgd_step(self, floating[::1] params not None, const floating[::1] grads not None, floating[::1] velocity,
+                 double lr, double momentum, double weight_decay, bint nesterov):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef Py_ssize_t size = params.shape[0]
+        cdef void *state = &velocity[0] if velocity is not None else NULL
+        check_sizes(size, grads.shape[0], size if velocity is None else velocity.shape[0])
+        with nogil:
+            table.sgd_step(&params[0], &grads[0], state, size, lr, momentum, weight_decay, nesterov)
+
+    def adam_step(self, floating[::1] params not None, const floating[::1] grads not None, floating[::1] m not None,
+                  floating[::1] v not None, double step, double lr, double beta1, double beta2, double eps,
+                  double weight_decay, bint decoupled):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef Py_ssize_t size = params.shape[0]
+        check_sizes(size, grads.shape[0], m.shape[0])
+        check_sizes(size, size, v.shape[0])
+        with nogil:
+            table.adam_step(&params[0], &grads[0], &m[0], &v[0], size, step, lr, beta1, beta2, eps, weight_decay,
+                            decoupled)
+
+    def augment(self, const pixel[:, :, :, ::1] images not None, indices, flip, shift_y, shift_x, hole_y, hole_x,
+                Py_ssize_t hole, scale, offset, floating[:, :, :, ::1] out not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef const int64_t[::1] picks = integers(indices), dy = integers(shift_y), dx = integers(shift_x)
+        cdef const int64_t[::1] top = integers(hole_y), left = integers(hole_x)
+        cdef const uint8_t[::1] mirror = np.ascontiguousarray(flip, np.uint8)
+        real = np.float64 if floating is double else np.float32
+        cdef const floating[::1] factors = np.ascontiguousarray(scale, real)
+        cdef const floating[::1] terms = np.ascontiguousarray(offset, real)
+        cdef Py_ssize_t b, batch = out.shape[0]
+        cdef nnkit_window w
+        w.batch, w.height, w.width, w.channels = batch, out.shape[1], out.shape[2], out.shape[3]
+        if sizeof(pixel) > 1 and sizeof(pixel) != sizeof(floating):
+            raise TypeError("augment: images must be uint8 or of out's type")
+        check(images.shape[1] == w.height and images.shape[2] == w.width and images.shape[3] == w.channels,
+              f"augment: out must hold pictures of {images.shape[1]}x{images.shape[2]}x{images.shape[3]}")
+        check(factors.shape[0] == terms.shape[0] == w.channels,
+              f"augment: scale and offset must have {w.channels} elements")
+        check(picks.shape[0] == mirror.shape[0] == dy.shape[0] == dx.shape[0] == top.shape[0] == left.shape[0] == batch,
+              f"augment: indices, flip, shifts and holes must have {batch} elements")
+        check(0 <= hole < FAR, f"augment: hole must not be negative, got {hole}")
+        for b in range(batch):
+            check(0 <= picks[b] < images.shape[0], f"augment: index {picks[b]} of {images.shape[0]} images")
+            check(-FAR < dy[b] < FAR and -FAR < dx[b] < FAR and -FAR < top[b] < FAR and -FAR < left[b] < FAR,
+                  f"augment: shift or hole of picture {b} is out of range")
+        with nogil:
+            table.augment(&w, &images[0, 0, 0, 0], sizeof(pixel), &picks[0], &mirror[0], &dy[0], &dx[0], &top[0],
+                          &left[0], hole, &factors[0], &terms[0], &out[0, 0, 0, 0])

@@ -1,0 +1,270 @@
+/* Convolution as an implicit matrix product on channels-last images, forward and backward to the input.
+
+   One output pixel is a row: the sum over the kernel's taps of an input pixel's channels times that tap's weights. A
+   register tile takes ROWS output pixels, broadcasts straight from the ROWS input pixels that a tap meets, and keeps its
+   sums over all taps, so that nothing is unrolled into an "im2col" matrix. A table of pointers says which pixels those
+   are; outside the image it points to zeros, and a tap that meets nothing but zeros is left out. The gradient with
+   respect to the input is the same sum over the pixels of dout that a pixel of x went into, with each tap's weights
+   transposed; with a stride, pixels are visited in the order of their remainders, because those of one remainder meet
+   the same taps. */
+
+typedef struct {
+    /* What to sum: `taps` times `depth` channels. */
+    const real *in, *weights, *bias, *zeros;       /* weights: panels of [taps][depth][PANEL] */
+    real *out;
+    ptrdiff_t taps_y, taps_x, depth, out_channels, panels;
+    /* Where: pixel (y, x) meets, with tap (i, j), the input at rows[y][i] + columns[x][j]; negative when outside. */
+    ptrdiff_t batch, height, width, in_image;
+    const ptrdiff_t *rows, *columns;
+    const int32_t (*order)[2];                     /* the pixels (y, x) of an image in the order of the visit */
+    ptrdiff_t block;                               /* pixels in a task */
+    char *scratch;
+    size_t scratch_per_thread;
+} FN(indirect);
+
+typedef struct {                                   /* ROWS output pixels and the taps that reach them */
+    real *out[ROWS];
+    ptrdiff_t count, taps;
+} FN(tile);
+
+#ifndef OUTSIDE
+#define OUTSIDE (PTRDIFF_MIN / 4)
+#endif
+
+/* Fill in the tile that starts at pixel `first` (counted over all images); pointers[t][r] and tap[t] for its taps. */
+KERNEL void FN(find_taps)(const FN(indirect) *c, ptrdiff_t first, ptrdiff_t end, FN(tile) *tile,
+                          const real *(*pointers)[ROWS], int32_t *tap)
+{
+    const ptrdiff_t *rows[ROWS], *columns[ROWS];
+    const real *image[ROWS];
+    ptrdiff_t pixels = c->height * c->width;
+    tile->count = MIN(ROWS, end - first);
+    for (int r = 0; r < ROWS; r++) {
+        ptrdiff_t p = MIN(first + r, end - 1), n = p / pixels;
+        const int32_t *place = c->order[p - n * pixels];
+        rows[r] = c->rows + place[0] * c->taps_y;
+        columns[r] = c->columns + place[1] * c->taps_x;
+        image[r] = c->in + n * c->in_image;
+        tile->out[r] = c->out + ((n * c->height + place[0]) * c->width + place[1]) * c->out_channels;
+    }
+    ptrdiff_t found = 0;
+    for (ptrdiff_t i = 0; i < c->taps_y; i++)
+        for (ptrdiff_t j = 0; j < c->taps_x; j++) {
+            ptrdiff_t inside = 0;
+            for (int r = 0; r < ROWS; r++) {
+                ptrdiff_t place = rows[r][i] + columns[r][j];
+                inside |= ~place;
+                pointers[found][r] = place < 0 ? c->zeros : image[r] + place;
+            }
+            tap[found] = (int32_t)(i * c->taps_x + j);
+            found += inside < 0;
+        }
+    tile->taps = found;
+}
+
+INLINE void FN(convolve_tile)(int vectors, const FN(indirect) *c, const FN(tile) *tile,
+                              const real *const (*pointers)[ROWS], const int32_t *tap, const real *panel,
+                              const real *start, ptrdiff_t column, ptrdiff_t width)
+{
+    vec sums[ROWS][2];
+    UNROLL
+    for (int r = 0; r < ROWS; r++)
+        UNROLL
+        for (int v = 0; v < vectors; v++)
+            sums[r][v] = FN(load)(start + v * LANES);
+    for (ptrdiff_t t = 0; t < tile->taps; t++)
+        FN(multiply)(vectors, pointers[t], 1, panel + tap[t] * c->depth * PANEL, PANEL, c->depth, sums);
+    if (tile->count == ROWS && width == vectors * LANES) {
+        UNROLL
+        for (int r = 0; r < ROWS; r++)
+            UNROLL
+            for (int v = 0; v < vectors; v++)
+                FN(store)(tile->out[r] + column + v * LANES, sums[r][v]);
+        return;
+    }
+    real edge[ROWS * PANEL];
+    UNROLL
+    for (int r = 0; r < ROWS; r++)
+        UNROLL
+        for (int v = 0; v < vectors; v++)
+            FN(store)(edge + r * PANEL + v * LANES, sums[r][v]);
+    for (ptrdiff_t r = 0; r < tile->count; r++)
+        memcpy(tile->out[r] + column, edge + r * PANEL, sizeof(real) * width);
+}
+
+KERNEL void FN(convolve_panel)(const FN(indirect) *c, ptrdiff_t panel, const FN(tile) *tiles, ptrdiff_t count,
+                               const real *const (*pointers)[ROWS], const int32_t *tap)
+{
+    ptrdiff_t taps = c->taps_y * c->taps_x, column = panel * PANEL, width = MIN(PANEL, c->out_channels - column);
+    const real *weights = c->weights + panel * taps * c->depth * PANEL;
+    real start[PANEL] = {0};
+    if (c->bias)
+        memcpy(start, c->bias + column, sizeof(real) * width);
+    if (width > LANES)
+        for (ptrdiff_t i = 0; i < count; i++)
+            FN(convolve_tile)(2, c, tiles + i, pointers + i * taps, tap + i * taps, weights, start, column, width);
+    else
+        for (ptrdiff_t i = 0; i < count; i++)
+            FN(convolve_tile)(1, c, tiles + i, pointers + i * taps, tap + i * taps, weights, start, column, width);
+}
+
+KERNEL void FN(convolve_task)(void *job, ptrdiff_t index, int thread)
+{
+    const FN(indirect) *c = job;
+    ptrdiff_t first = index * c->block, end = MIN(first + c->block, c->batch * c->height * c->width);
+    ptrdiff_t count = CEIL_DIV(end - first, ROWS), taps = c->taps_y * c->taps_x;
+    char *scratch = c->scratch + thread * c->scratch_per_thread;
+    const real *(*pointers)[ROWS] = (void *)scratch;
+    FN(tile) *tiles = (void *)(pointers + CEIL_DIV(c->block, ROWS) * taps);
+    int32_t *tap = (void *)(tiles + CEIL_DIV(c->block, ROWS));
+    for (ptrdiff_t i = 0; i < count; i++)
+        FN(find_taps)(c, first + i * ROWS, end, tiles + i, pointers + i * taps, tap + i * taps);
+    for (ptrdiff_t panel = 0; panel < c->panels; panel++)
+        FN(convolve_panel)(c, panel, tiles, count, (void *)pointers, tap);
+}
+
+typedef struct {                                   /* the packing of a weight (out, in, taps) into panels */
+    const real *weight;
+    real *panels;
+    ptrdiff_t in, out, taps;
+    int transposed;                                /* panels of in-channels, for the way back */
+} FN(packing);
+
+/* One panel: [tap][depth][PANEL], zeros beyond the last column. */
+KERNEL void FN(pack_weight_task)(void *job, ptrdiff_t index, int thread)
+{
+    (void)thread;
+    const FN(packing) *p = job;
+    ptrdiff_t depth = p->transposed ? p->out : p->in, columns = p->transposed ? p->in : p->out;
+    ptrdiff_t first = index * PANEL, width = MIN(PANEL, columns - first);
+    real *panel = p->panels + index * p->taps * depth * PANEL;
+    if (width < PANEL)
+        memset(panel, 0, sizeof(real) * p->taps * depth * PANEL);
+    if (p->transposed)
+        for (ptrdiff_t o = 0; o < depth; o++)
+            FN(copy_transposed)(p->weight + (o * p->in + first) * p->taps, p->taps, panel + o * PANEL,
+                                depth * PANEL, width, p->taps);
+    else
+        for (ptrdiff_t t = 0; t < p->taps; t++)
+            for (ptrdiff_t i = 0; i < depth; i++)
+                for (ptrdiff_t o = 0; o < width; o++)
+                    panel[(t * depth + i) * PANEL + o] = p->weight[((first + o) * p->in + i) * p->taps + t];
+}
+
+/* The taps of the way forward: pixel y, tap i -> input row y * stride - pad + i. */
+KERNEL void FN(taps_forward)(ptrdiff_t size, ptrdiff_t taps, ptrdiff_t in_size, ptrdiff_t stride, ptrdiff_t pad,
+                             ptrdiff_t pitch, ptrdiff_t *places)
+{
+    for (ptrdiff_t y = 0; y < size; y++)
+        for (ptrdiff_t i = 0; i < taps; i++) {
+            ptrdiff_t from = y * stride - pad + i;
+            places[y * taps + i] = from < 0 || from >= in_size ? OUTSIDE : from * pitch;
+        }
+}
+
+/* The taps of the way back: input pixel y, tap i -> output row (y + pad - i) / stride where that is whole. */
+KERNEL void FN(taps_backward)(ptrdiff_t size, ptrdiff_t taps, ptrdiff_t out_size, ptrdiff_t stride, ptrdiff_t pad,
+                              ptrdiff_t pitch, ptrdiff_t *places)
+{
+    for (ptrdiff_t y = 0; y < size; y++)
+        for (ptrdiff_t i = 0; i < taps; i++) {
+            ptrdiff_t from = y + pad - i;
+            places[y * taps + i] = from < 0 || from % stride || from / stride >= out_size ? OUTSIDE : from / stride * pitch;
+        }
+}
+
+/* All pixels of an image, those with equal remainders modulo the strides together. */
+KERNEL void FN(visit)(ptrdiff_t height, ptrdiff_t width, ptrdiff_t stride_y, ptrdiff_t stride_x, int32_t (*order)[2])
+{
+    for (ptrdiff_t a = 0; a < MIN(stride_y, height); a++)
+        for (ptrdiff_t b = 0; b < MIN(stride_x, width); b++)
+            for (ptrdiff_t y = a; y < height; y += stride_y)
+                for (ptrdiff_t x = b; x < width; x += stride_x, order++)
+                    (*order)[0] = (int32_t)y, (*order)[1] = (int32_t)x;
+}
+
+/* Copy images into frames of zeros, so that a row of the kernel meets one run of kernel_x * channels numbers. */
+KERNEL void FN(frame)(const nnkit_window *w, const real *x, real *framed)
+{
+    ptrdiff_t height = w->height + 2 * w->pad_y, pitch = (w->width + 2 * w->pad_x) * w->channels;
+    ptrdiff_t row = w->width * w->channels;
+    memset(framed, 0, sizeof(real) * w->batch * height * pitch);
+    for (ptrdiff_t n = 0; n < w->batch; n++)
+        for (ptrdiff_t y = 0; y < w->height; y++)
+            memcpy(framed + (n * height + y + w->pad_y) * pitch + w->pad_x * w->channels,
+                   x + (n * w->height + y) * row, sizeof(real) * row);
+}
+
+/* Sizes in elements, rounded up so that what follows in the scratch memory starts on a cache line. */
+#ifndef ROUND_64
+#define ROUND_64(bytes) (((bytes) + 63) / 64 * 64)
+#endif
+
+/* Few channels (a picture's three): the kernel's columns and channels count as one dimension. */
+INLINE int FN(wants_frame)(const nnkit_window *w)
+{
+    return w->channels <= 4 && w->kernel_x > 1;
+}
+
+KERNEL int FN(convolve)(const nnkit_window *w, const real *in, const real *weight, const real *bias, real *out, int back)
+{
+    int framed = !back && FN(wants_frame)(w);
+    ptrdiff_t in_channels = back ? w->out_channels : w->channels;
+    FN(indirect) c = {.bias = bias, .out = out, .taps_y = w->kernel_y, .taps_x = framed ? 1 : w->kernel_x,
+                      .depth = framed ? w->kernel_x * in_channels : in_channels,
+                      .out_channels = back ? w->channels : w->out_channels, .batch = w->batch,
+                      .height = back ? w->height : w->out_height, .width = back ? w->width : w->out_width};
+    ptrdiff_t in_height = back ? w->out_height : w->height + 2 * w->pad_y * framed;
+    ptrdiff_t in_width = back ? w->out_width : w->width + 2 * w->pad_x * framed;
+    ptrdiff_t taps = c.taps_y * c.taps_x, pitch = in_width * in_channels;
+    c.in_image = in_height * pitch;
+    c.panels = CEIL_DIV(c.out_channels, PANEL);
+    /* A block's input and pointers should fit the L2 cache. */
+    c.block = MIN(MAX(128 * 1024 / (ptrdiff_t)sizeof(real) / MAX(in_channels, 1), 64), 1024) / ROWS * ROWS;
+    double work = 2e-2 * REAL_BYTES / VECTOR_BYTES * 16 * c.batch * c.height * c.width * c.out_channels * taps * c.depth;
+    int threads = nnkit_threads_for(work);
+    ptrdiff_t tiles = CEIL_DIV(c.block, ROWS);
+    c.scratch_per_thread = ROUND_64(tiles * (taps * (ROWS * sizeof(void *) + sizeof(int32_t)) + sizeof(FN(tile))));
+    size_t sizes[] = {
+        sizeof(real) * c.panels * taps * c.depth * PANEL, sizeof(real) * (c.depth + 1),
+        sizeof(ptrdiff_t) * c.height * c.taps_y, sizeof(ptrdiff_t) * c.width * c.taps_x,
+        sizeof(int32_t) * 2 * c.height * c.width, framed ? sizeof(real) * c.batch * c.in_image : 0,
+        c.scratch_per_thread * threads,
+    };
+    enum { PARTS = sizeof sizes / sizeof *sizes };
+    size_t total = 0;
+    for (int i = 0; i < PARTS; i++)
+        total += ROUND_64(sizes[i]);
+    char *scratch = nnkit_scratch(total), *parts[PARTS];
+    if (!scratch)
+        return -1;
+    for (int i = 0; i < PARTS; i++, scratch += ROUND_64(sizes[i - 1]))
+        parts[i] = scratch;
+    c.weights = (real *)parts[0], c.zeros = memset(parts[1], 0, sizes[1]);
+    c.rows = (ptrdiff_t *)parts[2], c.columns = (ptrdiff_t *)parts[3], c.order = (void *)parts[4];
+    c.in = framed ? (real *)parts[5] : in, c.scratch = parts[6];
+    if (framed)
+        FN(frame)(w, in, (real *)parts[5]);
+    if (back) {
+        FN(taps_backward)(c.height, c.taps_y, in_height, w->stride_y, w->pad_y, pitch, (void *)parts[2]);
+        FN(taps_backward)(c.width, c.taps_x, in_width, w->stride_x, w->pad_x, in_channels, (void *)parts[3]);
+    } else {
+        FN(taps_forward)(c.height, c.taps_y, in_height, w->stride_y, framed ? 0 : w->pad_y, pitch, (void *)parts[2]);
+        FN(taps_forward)(c.width, c.taps_x, in_width, w->stride_x, framed ? 0 : w->pad_x, in_channels, (void *)parts[3]);
+    }
+    FN(visit)(c.height, c.width, back ? w->stride_y : 1, back ? w->stride_x : 1, (void *)parts[4]);
+    FN(packing) packing = {weight, (real *)parts[0], w->channels, w->out_channels, w->kernel_y * w->kernel_x, back};
+    nnkit_parallel(threads, c.panels, FN(pack_weight_task), &packing);
+    nnkit_parallel(threads, CEIL_DIV(c.batch * c.height * c.width, c.block), FN(convolve_task), &c);
+    return 0;
+}
+
+KERNEL int FN(conv2d_forward)(const nnkit_window *w, const void *x, const void *weight, const void *bias, void *out)
+{
+    return FN(convolve)(w, x, weight, bias, out, 0);
+}
+
+KERNEL int FN(conv2d_backward_input)(const nnkit_window *w, const void *dout, const void *weight, void *dx)
+{
+    return FN(convolve)(w, dout, weight, NULL, dx, 1);
+}

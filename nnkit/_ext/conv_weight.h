@@ -1,0 +1,258 @@
+/* Convolution backward to the weight: dweight[tap] = sum over pixels of x[pixel + tap]' dout[pixel].
+
+   A register tile holds ROWS channels of x times PANEL channels of dout for one tap, summed over the pixels of a block.
+   A block's x and dout are first copied to where the tile reads them in sequence: x in groups of ROWS channels, dout in
+   panels. Pictures with few channels become rows of "patches", all taps of a pixel side by side, which count as channels
+   of a single tap. The batch is cut into a fixed number of parts, whose sums are added in their order at the end: the
+   result is the same bits with any number of threads. */
+
+typedef struct {
+    const nnkit_window *w;
+    const real *x, *dout;
+    int patches;                                   /* whether pixels are spread out into patches */
+    ptrdiff_t taps, channels, groups, panels;      /* groups of ROWS channels, panels of PANEL out-channels */
+    ptrdiff_t parts, shares, panels_a_share;       /* tasks: a part of the batch x a share of the panels */
+    ptrdiff_t block_images, block_rows;
+    real *partial;                                 /* [part][panel][tap][group][ROWS][PANEL] */
+    double *bias_partial;                          /* [part][panel][PANEL] */
+    char *scratch;
+    size_t scratch_per_thread, x_size, dout_size;  /* sizes in elements */
+} FN(weight_job);
+
+typedef struct { ptrdiff_t first, images, top, rows; } FN(block);  /* images and their output rows */
+
+/* dout's panel [pixel][PANEL], zeros beyond the last channel; its column sums are added to bias. */
+KERNEL void FN(pack_dout)(const FN(weight_job) *g, FN(block) b, ptrdiff_t panel, real *out, double *bias)
+{
+    const nnkit_window *w = g->w;
+    ptrdiff_t width = MIN(PANEL, w->out_channels - panel * PANEL), pixels = b.rows * w->out_width;
+    vec s0 = {0}, s1 = {0};
+    for (ptrdiff_t n = 0; n < b.images; n++) {
+        const real *in = g->dout + ((b.first + n) * w->out_height + b.top) * w->out_width * w->out_channels + panel * PANEL;
+        for (ptrdiff_t p = 0; p < pixels; p++, in += w->out_channels, out += PANEL) {
+            if (width == PANEL) {
+                FN(store)(out, FN(load)(in));
+                FN(store)(out + LANES, FN(load)(in + LANES));
+            } else
+                for (ptrdiff_t c = 0; c < PANEL; c++)
+                    out[c] = c < width ? in[c] : 0;
+            s0 += FN(load)(out);
+            s1 += FN(load)(out + LANES);
+        }
+    }
+    for (int c = 0; c < LANES; c++) {
+        bias[c] += s0[c];
+        bias[LANES + c] += s1[c];
+    }
+}
+
+/* x's rows [top, top + rows) of each image as [group][image][row][column][ROWS]. */
+KERNEL void FN(pack_x)(const FN(weight_job) *g, FN(block) b, ptrdiff_t top, ptrdiff_t rows, real *out)
+{
+    const nnkit_window *w = g->w;
+    ptrdiff_t pixels = rows * w->width, group = b.images * pixels * ROWS, whole = w->channels / ROWS;
+    for (ptrdiff_t n = 0; n < b.images; n++) {
+        const real *in = g->x + ((b.first + n) * w->height + top) * w->width * w->channels;
+        for (ptrdiff_t p = 0; p < pixels; p++, in += w->channels, out += ROWS) {
+            for (ptrdiff_t c = 0; c < whole; c++)
+                memcpy(out + c * group, in + c * ROWS, sizeof(real) * ROWS);
+            if (whole < g->groups)
+                for (ptrdiff_t r = 0; r < ROWS; r++)
+                    out[whole * group + r] = whole * ROWS + r < w->channels ? in[whole * ROWS + r] : 0;
+        }
+    }
+}
+
+/* For each pixel of the block the kernel_y runs of kernel_x * channels numbers that it meets, from the framed images. */
+KERNEL void FN(pack_patches)(const FN(weight_job) *g, FN(block) b, real *frame, real *out)
+{
+    nnkit_window w = *g->w;
+    w.batch = b.images;
+    FN(frame)(&w, g->x + b.first * w.height * w.width * w.channels, frame);
+    ptrdiff_t pitch = (w.width + 2 * w.pad_x) * w.channels, image = (w.height + 2 * w.pad_y) * pitch;
+    ptrdiff_t run = w.kernel_x * w.channels, size = g->groups * ROWS;
+    memset(out, 0, sizeof(real) * b.images * b.rows * w.out_width * size);
+    for (ptrdiff_t n = 0; n < b.images; n++)
+        for (ptrdiff_t y = b.top; y < b.top + b.rows; y++)
+            for (ptrdiff_t x = 0; x < w.out_width; x++, out += size) {
+                const real *in = frame + n * image + y * w.stride_y * pitch + x * w.stride_x * w.channels;
+                for (ptrdiff_t i = 0; i < w.kernel_y; i++)
+                    for (ptrdiff_t c = 0; c < run; c++)
+                        out[i * run + c] = in[i * pitch + c];
+            }
+}
+
+/* The outputs o with 0 <= o * stride + shift < size: from *low up to, without, *high. */
+INLINE void FN(valid)(ptrdiff_t shift, ptrdiff_t stride, ptrdiff_t size, ptrdiff_t count, ptrdiff_t *low, ptrdiff_t *high)
+{
+    *low = shift < 0 ? CEIL_DIV(-shift, stride) : 0;
+    *high = shift < size ? MIN(count, (size - 1 - shift) / stride + 1) : 0;
+}
+
+INLINE void FN(load_tile)(const real *tile, int add, vec sums[ROWS][2])
+{
+    UNROLL
+    for (int r = 0; r < ROWS; r++)
+        UNROLL
+        for (int v = 0; v < 2; v++)
+            sums[r][v] = add ? FN(load)(tile + r * PANEL + v * LANES) : (vec){0};
+}
+
+INLINE void FN(store_tile)(real *tile, vec sums[ROWS][2])
+{
+    UNROLL
+    for (int r = 0; r < ROWS; r++)
+        UNROLL
+        for (int v = 0; v < 2; v++)
+            FN(store)(tile + r * PANEL + v * LANES, sums[r][v]);
+}
+
+KERNEL void FN(weight_tile_patches)(ptrdiff_t pixels, ptrdiff_t pitch, const real *x, const real *dout, int add, real *tile)
+{
+    const real *a[ROWS];
+    vec sums[ROWS][2];
+    for (int r = 0; r < ROWS; r++)
+        a[r] = x + r;
+    FN(load_tile)(tile, add, sums);
+    FN(multiply)(2, a, pitch, dout, PANEL, pixels, sums);
+    FN(store_tile)(tile, sums);
+}
+
+/* One group of channels, one panel, tap (i, j): over the rows of the block's images that meet it. */
+KERNEL void FN(weight_tile)(const nnkit_window *w, FN(block) b, ptrdiff_t top, ptrdiff_t x_rows, ptrdiff_t i, ptrdiff_t j,
+                            const real *x, const real *dout, int add, real *tile)
+{
+    ptrdiff_t y_low, y_high, x_low, x_high;
+    FN(valid)(i - w->pad_y, w->stride_y, w->height, w->out_height, &y_low, &y_high);
+    FN(valid)(j - w->pad_x, w->stride_x, w->width, w->out_width, &x_low, &x_high);
+    y_low = MAX(y_low, b.top), y_high = MIN(y_high, b.top + b.rows);
+    vec sums[ROWS][2];
+    FN(load_tile)(tile, add, sums);
+    if (x_low < x_high)
+        for (ptrdiff_t n = 0; n < b.images; n++)
+            for (ptrdiff_t y = y_low; y < y_high; y++) {
+                ptrdiff_t from = (n * x_rows + y * w->stride_y + i - w->pad_y - top) * w->width
+                                 + x_low * w->stride_x + j - w->pad_x;
+                const real *a[ROWS];
+                UNROLL
+                for (int r = 0; r < ROWS; r++)
+                    a[r] = x + from * ROWS + r;
+                FN(multiply)(2, a, w->stride_x * ROWS, dout + ((n * b.rows + y - b.top) * w->out_width + x_low) * PANEL,
+                             PANEL, x_high - x_low, sums);
+            }
+    FN(store_tile)(tile, sums);
+}
+
+KERNEL void FN(weight_block)(const FN(weight_job) *g, FN(block) b, ptrdiff_t part, ptrdiff_t share, int add, real *scratch)
+{
+    const nnkit_window *w = g->w;
+    real *x = scratch, *dout = x + g->x_size, *frame = dout + g->dout_size;
+    ptrdiff_t pixels = b.images * b.rows * w->out_width;
+    ptrdiff_t top = MAX(b.top * w->stride_y - w->pad_y, 0);
+    ptrdiff_t bottom = MIN((b.top + b.rows - 1) * w->stride_y - w->pad_y + w->kernel_y, w->height);
+    ptrdiff_t x_rows = MAX(bottom - top, 0);
+    if (g->patches)
+        FN(pack_patches)(g, b, frame, x);
+    else
+        FN(pack_x)(g, b, MIN(top, w->height), x_rows, x);
+    for (ptrdiff_t p = share * g->panels_a_share; p < MIN((share + 1) * g->panels_a_share, g->panels); p++) {
+        ptrdiff_t place = part * g->panels + p;
+        FN(pack_dout)(g, b, p, dout, g->bias_partial + place * PANEL);
+        for (ptrdiff_t c = 0; c < g->groups; c++)
+            for (ptrdiff_t t = 0; t < g->taps; t++) {
+                real *tile = g->partial + ((place * g->taps + t) * g->groups + c) * ROWS * PANEL;
+                if (g->patches)
+                    FN(weight_tile_patches)(pixels, g->groups * ROWS, x + c * ROWS, dout, add, tile);
+                else
+                    FN(weight_tile)(w, b, top, x_rows, t / w->kernel_x, t % w->kernel_x,
+                                    x + c * b.images * x_rows * w->width * ROWS, dout, add, tile);
+            }
+    }
+}
+
+KERNEL void FN(weight_task)(void *job, ptrdiff_t index, int thread)
+{
+    const FN(weight_job) *g = job;
+    const nnkit_window *w = g->w;
+    ptrdiff_t part = index / g->shares, share = index % g->shares;
+    ptrdiff_t first = w->batch * part / g->parts, end = w->batch * (part + 1) / g->parts;
+    real *scratch = (real *)(g->scratch + thread * g->scratch_per_thread);
+    int add = 0;
+    for (ptrdiff_t n = first; n < end; n += g->block_images)
+        for (ptrdiff_t y = 0; y < w->out_height; y += g->block_rows, add = 1) {
+            FN(block) b = {n, MIN(g->block_images, end - n), y, MIN(g->block_rows, w->out_height - y)};
+            FN(weight_block)(g, b, part, share, add, scratch);
+        }
+}
+
+typedef struct {
+    const FN(weight_job) *g;
+    real *dweight, *dbias;
+} FN(reduction);
+
+/* Add up the parts of one panel, in their order, and bring them into the weight's layout (out, in, taps). */
+KERNEL void FN(reduce_task)(void *job, ptrdiff_t panel, int thread)
+{
+    (void)thread;
+    const FN(reduction) *r = job;
+    const FN(weight_job) *g = r->g;
+    ptrdiff_t in = g->w->channels, taps = g->w->kernel_y * g->w->kernel_x, first = panel * PANEL;
+    ptrdiff_t width = MIN(PANEL, g->w->out_channels - first), size = g->taps * g->groups * ROWS * PANEL;
+    for (ptrdiff_t t = 0; t < taps; t++)
+        for (ptrdiff_t i = 0; i < in; i++) {
+            const real *row = g->partial + panel * size
+                              + (g->patches ? t * in + i : t * g->groups * ROWS + i) * PANEL;
+            real sum[PANEL];
+            for (int c = 0; c < PANEL; c++)
+                sum[c] = row[c];
+            for (ptrdiff_t part = 1; part < g->parts; part++)
+                for (int c = 0; c < PANEL; c++)
+                    sum[c] += row[part * g->panels * size + c];
+            for (ptrdiff_t c = 0; c < width; c++)
+                r->dweight[((first + c) * in + i) * taps + t] = sum[c];
+        }
+    if (r->dbias)
+        for (ptrdiff_t c = 0; c < width; c++) {
+            double sum = 0;
+            for (ptrdiff_t part = 0; part < g->parts; part++)
+                sum += g->bias_partial[(part * g->panels + panel) * PANEL + c];
+            r->dbias[first + c] = (real)sum;
+        }
+}
+
+KERNEL int FN(conv2d_backward_weight)(const nnkit_window *w, const void *x, const void *dout, void *dweight, void *dbias)
+{
+    enum { TASKS = 16, PARTIAL_BYTES = 16 << 20, PIXELS = 256, MOST_PIXELS = 1024 };
+    FN(weight_job) g = {.w = w, .x = x, .dout = dout, .patches = FN(wants_frame)(w)};
+    ptrdiff_t taps = w->kernel_y * w->kernel_x;
+    g.taps = g.patches ? 1 : taps;
+    g.channels = g.patches ? taps * w->channels : w->channels;
+    g.groups = CEIL_DIV(g.channels, ROWS);
+    g.panels = CEIL_DIV(w->out_channels, PANEL);
+    ptrdiff_t size = g.panels * g.taps * g.groups * ROWS * PANEL, pixels = MAX(w->out_height * w->out_width, 1);
+    g.parts = MIN(MIN(w->batch, TASKS), PARTIAL_BYTES / (ptrdiff_t)sizeof(real) / MAX(size, 1));
+    g.parts = MAX(g.parts, 1);
+    g.panels_a_share = CEIL_DIV(g.panels * g.parts, TASKS);
+    g.shares = CEIL_DIV(g.panels, MAX(g.panels_a_share, 1));
+    g.block_images = MAX(PIXELS / pixels, 1);
+    g.block_rows = MAX(MIN(w->out_height, pixels <= PIXELS ? w->out_height : MOST_PIXELS / w->out_width), 1);
+    ptrdiff_t x_rows = MIN((g.block_rows - 1) * w->stride_y + w->kernel_y, w->height);
+    g.dout_size = g.block_images * g.block_rows * w->out_width * PANEL;
+    g.x_size = g.groups * ROWS * g.block_images * (g.patches ? g.block_rows * w->out_width : x_rows * w->width);
+    size_t frame = g.patches ? g.block_images * (w->height + 2 * w->pad_y) * (w->width + 2 * w->pad_x) * w->channels : 0;
+    g.scratch_per_thread = ROUND_64(sizeof(real) * (g.dout_size + g.x_size + frame));
+    double work = 2e-2 * REAL_BYTES / VECTOR_BYTES * 16 * w->batch * pixels * taps * w->channels * w->out_channels;
+    int threads = nnkit_threads_for(work);
+    size_t partial = ROUND_64(sizeof(real) * size * g.parts), bias = ROUND_64(sizeof(double) * g.parts * g.panels * PANEL);
+    char *scratch = nnkit_scratch(partial + bias + g.scratch_per_thread * threads);
+    if (!scratch)
+        return -1;
+    g.partial = (real *)scratch, g.bias_partial = (double *)(scratch + partial), g.scratch = scratch + partial + bias;
+    memset(g.bias_partial, 0, bias);
+    if (w->batch * w->out_height * w->out_width == 0)
+        memset(g.partial, 0, partial);
+    nnkit_parallel(threads, g.parts * g.shares, FN(weight_task), &g);
+    FN(reduction) reduction = {&g, dweight, dbias};
+    nnkit_parallel(threads, g.panels, FN(reduce_task), &reduction);
+    return 0;
+}

@@ -1,0 +1,63 @@
+/* What the compiled kernels look like from outside: one table of functions for each instruction set and element type.
+
+   Pointers are void because the table's type is the same for float and double. Images are (N, H, W, C), contiguous.
+   Shapes have been checked by the caller. Functions that need scratch memory return 0, or -1 when there is none. */
+#ifndef NNKIT_KERNELS_H
+#define NNKIT_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct {            /* element (i, j) is data[i * row + j * column]; one of the two strides is 1 */
+    const void *data;
+    ptrdiff_t row, column;
+} nnkit_matrix;
+
+typedef struct {            /* a sliding window: input (batch, height, width, channels) to (batch, out_height, ...) */
+    ptrdiff_t batch, height, width, channels;
+    ptrdiff_t out_height, out_width, out_channels;
+    ptrdiff_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x;
+} nnkit_window;
+
+typedef struct {
+    int (*gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias, int accumulate,
+                ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
+    int (*conv2d_forward)(const nnkit_window *w, const void *x, const void *weight, const void *bias, void *out);
+    int (*conv2d_backward_input)(const nnkit_window *w, const void *dout, const void *weight, void *dx);
+    int (*conv2d_backward_weight)(const nnkit_window *w, const void *x, const void *dout, void *dweight, void *dbias);
+    void (*max_pool2d_forward)(const nnkit_window *w, const void *x, void *out, void *codes, int code_bytes);
+    void (*max_pool2d_backward)(const nnkit_window *w, const void *dout, const void *codes, int code_bytes, void *dx);
+    int (*batch_norm_statistics)(const void *x, ptrdiff_t rows, ptrdiff_t columns, void *mean, void *variance);
+    int (*batch_norm_apply)(const void *x, ptrdiff_t rows, ptrdiff_t columns, const void *mean, const void *inverse_std,
+                            const void *weight, const void *bias, void *out);
+    int (*batch_norm_backward)(const void *dout, const void *x, ptrdiff_t rows, ptrdiff_t columns, const void *mean,
+                               const void *inverse_std, const void *weight, void *dx, void *dweight, void *dbias);
+    void (*relu_forward)(const void *x, void *out, ptrdiff_t size);
+    void (*relu_backward)(const void *dout, const void *out, void *dx, ptrdiff_t size);
+    void (*gelu_forward)(const void *x, void *out, ptrdiff_t size, int tanh_form);
+    void (*gelu_backward)(const void *dout, const void *x, void *dx, ptrdiff_t size, int tanh_form);
+    void (*sgd_step)(void *params, const void *grads, void *velocity, ptrdiff_t size, double lr, double momentum,
+                     double weight_decay, int nesterov);
+    void (*adam_step)(void *params, const void *grads, void *m, void *v, ptrdiff_t size, double step, double lr,
+                      double beta1, double beta2, double eps, double weight_decay, int decoupled);
+    void (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
+                    const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
+                    const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out);
+} nnkit_table;
+
+/* The tables of one instruction set: [0] for float, [1] for double; NULL where it is not compiled in. */
+extern const nnkit_table nnkit_avx512[2], nnkit_avx2[2], nnkit_baseline[2];
+
+const nnkit_table *nnkit_tables(const char *set);  /* NULL: no such set here, or the processor cannot run it */
+int nnkit_cpu_has(const char *feature);
+
+/* threads.c */
+extern const int nnkit_openmp;
+void nnkit_set_threads(int count);
+int nnkit_get_threads(void);
+int nnkit_threads_for(double nanoseconds);  /* how many threads work of this size (on one thread) is worth */
+typedef void (*nnkit_task)(void *job, ptrdiff_t index, int thread);
+void nnkit_parallel(int threads, ptrdiff_t tasks, nnkit_task task, void *job);
+void *nnkit_scratch(size_t bytes);  /* the calling thread's own, kept from call to call; NULL when out of memory */
+
+#endif

@@ -1,0 +1,108 @@
+/* Vectors of `real` in GCC's and Clang's vector extensions, and the register tile on which everything stands.
+
+   A function compiled for an instruction set must carry its TARGET, and so must every helper inlined into it. FN(name)
+   is the name's variant for the current type: gemm_float, gemm_double. */
+#ifndef NNKIT_SIMD_H
+#define NNKIT_SIMD_H
+#define JOIN_EXPANDED(name, type) name##_##type
+#define JOIN(name, type) JOIN_EXPANDED(name, type)
+#define FN(name) JOIN(name, real)
+#define KERNEL static TARGET
+#define INLINE static inline TARGET __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#ifdef __clang__
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")  /* outputs overlap inputs exactly or not at all */
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define CEIL_DIV(a, b) (((a) + (b) - 1) / (b))
+#define PANEL (2 * LANES)  /* columns of a register tile: with ROWS rows, enough sums to hide the latency of an FMA */
+#endif
+
+#define LANES (VECTOR_BYTES / REAL_BYTES)
+#define vec FN(vec)
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef real FN(unaligned) __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BYTES), may_alias));
+
+INLINE vec FN(load)(const real *p) { return *(const FN(unaligned) *)p; }
+INLINE void FN(store)(real *p, vec v) { *(FN(unaligned) *)p = v; }
+
+/* The indices that interleave the lower, and the upper, halves of two vectors. */
+#undef LOWER
+#undef UPPER
+#if VECTOR_BYTES / REAL_BYTES == 16
+#define LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define UPPER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif VECTOR_BYTES / REAL_BYTES == 8
+#define LOWER 0, 8, 1, 9, 2, 10, 3, 11
+#define UPPER 4, 12, 5, 13, 6, 14, 7, 15
+#elif VECTOR_BYTES / REAL_BYTES == 4
+#define LOWER 0, 4, 1, 5
+#define UPPER 2, 6, 3, 7
+#else
+#define LOWER 0, 2
+#define UPPER 1, 3
+#endif
+
+/* Transpose LANES vectors: log2(LANES) perfect shuffles of the first half with the second. */
+INLINE void FN(transpose)(vec v[LANES])
+{
+    UNROLL
+    for (int step = 1; step < LANES; step *= 2) {
+        vec w[LANES];
+        UNROLL
+        for (int i = 0; i < LANES / 2; i++) {
+            w[2 * i] = __builtin_shufflevector(v[i], v[i + LANES / 2], LOWER);
+            w[2 * i + 1] = __builtin_shufflevector(v[i], v[i + LANES / 2], UPPER);
+        }
+        UNROLL
+        for (int i = 0; i < LANES; i++)
+            v[i] = w[i];
+    }
+}
+
+/* The micro-kernel: sums[r][v] += sum over k of a[r][k * step] * b[k * pitch + v * LANES ...].
+
+   Each number of a is multiplied with `vectors` (1 or 2) vectors of b; all sums stay in registers. */
+INLINE void FN(multiply)(int vectors, const real *const a[ROWS], ptrdiff_t step, const real *b, ptrdiff_t pitch,
+                         ptrdiff_t depth, vec sums[ROWS][2])
+{
+    for (ptrdiff_t k = 0; k < depth; k++) {
+        vec b0 = FN(load)(b + k * pitch), b1 = vectors == 2 ? FN(load)(b + k * pitch + LANES) : b0;
+        UNROLL
+        for (int r = 0; r < ROWS; r++) {
+            real x = a[r][k * step];
+            sums[r][0] += x * b0;
+            if (vectors == 2)
+                sums[r][1] += x * b1;
+        }
+    }
+}
+
+/* out[c * out_pitch + r] = in[r * in_pitch + c] for a block of rows x columns. */
+KERNEL void FN(copy_transposed)(const real *in, ptrdiff_t in_pitch, real *out, ptrdiff_t out_pitch, ptrdiff_t rows,
+                                ptrdiff_t columns)
+{
+    ptrdiff_t r = 0;
+    for (; r + LANES <= rows; r += LANES) {
+        ptrdiff_t c = 0;
+        for (; c + LANES <= columns; c += LANES) {
+            vec v[LANES];
+            UNROLL
+            for (int i = 0; i < LANES; i++)
+                v[i] = FN(load)(in + (r + i) * in_pitch + c);
+            FN(transpose)(v);
+            UNROLL
+            for (int i = 0; i < LANES; i++)
+                FN(store)(out + (c + i) * out_pitch + r, v[i]);
+        }
+        for (; c < columns; c++)
+            for (int i = 0; i < LANES; i++)
+                out[c * out_pitch + r + i] = in[(r + i) * in_pitch + c];
+    }
+    for (; r < rows; r++)
+        for (ptrdiff_t c = 0; c < columns; c++)
+            out[c * out_pitch + r] = in[r * in_pitch + c];
+}

@@ -1,0 +1,228 @@
+"""The command line: `nnkit train`, `evaluate`, `predict`, `recipes`, `info`.
+
+Exit status: 0 on success, 2 on wrong use, 1 on failure, 130 or 143 when interrupted by Ctrl-C or SIGTERM. An error is
+one line on stderr; `--debug` shows the traceback.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+import nnkit
+from nnkit import metrics, recipes, runs
+from nnkit.callbacks import print_epoch
+from nnkit.errors import UsageError
+from nnkit.info import describe_machine, render_machine
+from nnkit.solver import TrainingInterrupted
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process if not given.
+
+    Returns
+    -------
+    int
+        0 success, 1 failure, 2 wrong use, 130 or 143 interrupted.
+
+    Examples
+    --------
+    >>> from nnkit.cli import main
+    >>> main(["recipes", "quickstart"])  # doctest: +ELLIPSIS
+    # The first minute: ...
+    0
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        options = _parser().parse_args([a for a in arguments if a != "--debug"])
+        options.command(options)
+        sys.stdout.flush()
+    except SystemExit as exit_:  # argparse: --help, --version, wrong use
+        return int(exit_.code or 0)
+    except TrainingInterrupted as interrupt:
+        return _fail(str(interrupt), 128 + interrupt.signum)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output has gone; without this, the interpreter would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        return _fail(_one_line(error), 2 if isinstance(error, UsageError) else 1)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> None:
+    # With --json, stdout is for the answer alone.
+    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+        figures = _train_and_tell(options)
+    print(json.dumps(figures) if options.json else _what_next(figures))
+
+
+def _train_and_tell(options: argparse.Namespace) -> dict[str, Any]:
+    if options.threads is not None:
+        nnkit.set_num_threads(options.threads)
+    folder = Path(options.out) if options.out else None
+    resume = options.resume is not None
+    if resume:
+        folder = runs.find(options.resume) if options.resume else folder or runs.newest(options.recipe)
+    recipe = recipes.load(folder / runs.CONFIG if resume else options.recipe or "quickstart", _overrides(options))
+    _say(f"recipe  {recipe.name}: {recipe.description}")
+    # On a terminal the Solver's progress bar says it all.
+    callbacks = [] if sys.stderr.isatty() else [print_epoch]
+    figures = runs.train(recipe, folder, resume=resume, download=options.download, callbacks=callbacks, say=_say)
+    _say(
+        f"test accuracy {figures['test_accuracy']:.2%} on {figures['test_images']:,} images, "
+        f"with the weights of epoch {figures['best_epoch']}; {figures['seconds']:.0f} s of training"
+    )
+    return figures
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    """Return what the options say about the recipe; where two speak of one key, `--epochs` wins over `--set`."""
+    named = {"training.epochs": options.epochs, "seed": options.seed}
+    if options.data is not None:
+        named["data.dir"] = json.dumps(str(Path(options.data).resolve()))
+    return [*options.set, *(f"{key}={value}" for key, value in named.items() if value is not None)]
+
+
+def _what_next(figures: dict[str, Any]) -> str:
+    run = figures["run"]
+    names = recipes.names()
+    later = names[names.index(figures["recipe"]) + 1 :] if figures["recipe"] in names else names
+    lines = [
+        f"look at  {run}/report.html",
+        "then try",
+        f"  nnkit predict {run} {run}/{runs.EXAMPLE}",
+        f"  nnkit evaluate {run}",
+    ]
+    if later:
+        lines.append(f"  nnkit train {later[0]} --download")
+    return "\n".join(lines)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    figures = runs.evaluate(options.run, options.data)
+    if options.json:
+        print(json.dumps(figures))
+        return
+    print(f"{figures['run']}: accuracy {figures['test_accuracy']:.2%} on {figures['test_images']:,} test images")
+    print(metrics.classification_report(np.array(figures["confusion_matrix"]), figures["class_names"]))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    answers = runs.predict(options.run, options.images, options.top)
+    if options.json:
+        print(json.dumps(answers))
+        return
+    for answer in answers:
+        print(answer["image"])
+        for entry in answer["classes"]:
+            print(f"  {entry['probability']:7.2%}  {entry['name']}")
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    if options.name:
+        print(recipes.source(options.name), end="")
+        return
+    table = [{"name": name, "description": recipes.load(name).description} for name in recipes.names()]
+    if options.json:
+        print(json.dumps(table))
+        return
+    width = max(len(row["name"]) for row in table)
+    for row in table:
+        print(f"{row['name']:{width}}  {row['description']}")
+
+
+def _info(options: argparse.Namespace) -> None:
+    machine = describe_machine(options.data)
+    print(json.dumps(machine) if options.json else render_machine(machine))
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"nnkit: {'error: ' if status < 128 else ''}{message}", file=sys.stderr)
+    return status
+
+
+def _one_line(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        message = f"out of memory: {message or 'try a smaller training.batch_size'}"
+    expected = (ValueError, OSError, ArithmeticError, MemoryError, ImportError)
+    if not isinstance(error, expected) or not message:
+        message = f"{type(error).__name__}: {message} (a fault of nnkit's; --debug shows where)"
+    return message
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help tells more)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="nnkit", description=nnkit.__doc__, epilog="Start with: nnkit train")
+    parser.add_argument("--version", action="version", version=f"nnkit {nnkit.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], description: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=description, description=description, allow_abbrev=False)
+        sub.set_defaults(command=run)
+        return sub
+
+    train = command("train", _train, "train a recipe; without a name, the quickstart")
+    train.add_argument("recipe", nargs="?", metavar="NAME|FILE.toml", help="see: nnkit recipes")
+    train.add_argument("--data", metavar="DIR", help="folder of the data (default: $NNKIT_DATA, or ~/.cache/nnkit)")
+    train.add_argument("--out", metavar="DIR", help="run folder (default: the next runs/NAME-n)")
+    train.add_argument("--epochs", type=int, metavar="N")
+    train.add_argument("--seed", type=int, metavar="N")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="change a setting of the recipe, as in optimizer.lr=0.01; an empty value takes the key out",
+    )  # fmt: skip
+    train.add_argument(
+        "--resume", nargs="?", const="", metavar="RUN", help="continue a run; without a value, the newest"
+    )
+    train.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
+    train.add_argument("--threads", type=int, metavar="N", help="threads of the kernels (default: all cores)")
+
+    evaluate = command("evaluate", _evaluate, "measure a run's best weights on the test set")
+    evaluate.add_argument("run", metavar="RUN")
+    evaluate.add_argument("--data", metavar="DIR", help="folder of the data, if not where the run found it")
+
+    predict = command("predict", _predict, "classify image files of any size")
+    predict.add_argument("run", metavar="RUN", help="run folder, or a model.safetensors")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, ...")
+    predict.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to print (default: 5)")
+
+    listing = command("recipes", _recipes, "list the recipes, or print one as TOML to start your own from")
+    listing.add_argument("name", nargs="?", metavar="NAME")
+
+    info = command("info", _info, "versions, kernels and why these, threads, processor, data")
+    info.add_argument("--data", metavar="DIR", help="folder of the data to look into")
+
+    for sub in (train, evaluate, predict, listing, info):
+        sub.add_argument("--json", action="store_true", help="print the answer as JSON")
+    return parser

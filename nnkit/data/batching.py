@@ -1,0 +1,231 @@
+"""Batches for training: shuffled, augmented, normalised, and made ahead of time by a worker thread.
+
+Nothing here keeps a random state. Every draw comes from a generator seeded by (seed, purpose, epoch, batch), so any
+batch of any epoch can be made again, which is what makes a resumed run the same run.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from nnkit._ext import kernels, memory
+from nnkit.data.dataset import Dataset
+from nnkit.errors import UsageError
+
+_ORDER, _AUGMENT = 0, 1  # purposes of random numbers; the model's dropout is 2, the validation split 3
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes to training images, drawn anew for every image in every epoch.
+
+    Parameters
+    ----------
+    flip : bool, default False
+        Mirror half of the images left to right.
+    crop_padding : int, default 0
+        Pad by this many pixels on each side and cut a piece of the old size out anywhere: a shift.
+    cutout : int, default 0
+        Blank a square of this many pixels, centred anywhere in the image (DeVries and Taylor 2017, *Improved
+        Regularization of Convolutional Neural Networks with Cutout*).
+
+    Raises
+    ------
+    UsageError
+        If a value is of the wrong type or negative.
+
+    Examples
+    --------
+    >>> from nnkit.data import Augment
+    >>> Augment(flip=True, crop_padding=4)
+    Augment(flip=True, crop_padding=4, cutout=0)
+    """
+
+    flip: bool = False
+    crop_padding: int = 0
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.flip, bool):
+            raise UsageError(f"augment: flip: expected true or false, got {self.flip!r}")
+        for name in ("crop_padding", "cutout"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not 0 <= value <= 1 << 15:
+                raise UsageError(f"augment: {name}: expected a whole number of pixels ≥ 0, got {value!r}")
+
+
+def batches(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    normalize: tuple[ArrayLike, ArrayLike] | None = None,
+    augment: Augment | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+    epoch: int = 0,
+    start: int = 0,
+    drop_single: bool = False,
+    prefetch: int = 2,
+    dtype: DTypeLike = np.float32,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Go once through a data set in batches, ready for a network.
+
+    A uint8 pixel p becomes `(p / 255 - mean) / std`, a floating-point one `(p - mean) / std`. Pixels that a crop or a
+    cutout blanks are 0 after that: the mean colour.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    batch_size : int
+        The last batch may be smaller.
+    normalize : (mean, std), optional
+        Numbers or one for each channel, as `Dataset.statistics` gives them; None means mean 0 and std 1.
+    augment : Augment, optional
+    shuffle : bool, default False
+        Take the images in an order that depends on `seed` and `epoch`, each exactly once.
+    seed, epoch : int
+        Decide order and augmentation, together with the batch's index and nothing else.
+    start : int, default 0
+        Index of the first batch to make: `start=k` gives what is left after k batches.
+    drop_single : bool, default False
+        Leave out a last batch of one image (batch norm over features cannot train on it).
+    prefetch : int, default 2
+        How many batches a worker thread makes ahead; 0 makes each when it is asked for.
+    dtype : float32 or float64
+
+    Yields
+    ------
+    x : ndarray of shape (N, C, H, W)
+        On channels-last storage.
+    y : ndarray of shape (N,)
+        int64 labels.
+
+    Raises
+    ------
+    UsageError
+        If an argument is out of its range.
+
+    Examples
+    --------
+    >>> from nnkit import data
+    >>> [x.shape for x, y in data.batches(data.make_shapes(100), 64)]
+    [(64, 3, 32, 32), (36, 3, 32, 32)]
+    """
+    for name, value, lowest in (
+        ("batch_size", batch_size, 1), ("start", start, 0), ("prefetch", prefetch, 0), ("seed", seed, 0),
+        ("epoch", epoch, 0),
+    ):  # fmt: skip
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < lowest:
+            raise UsageError(f"{name}: expected a whole number ≥ {lowest}, got {value!r}")
+    dtype = np.dtype(dtype)
+    if dtype not in (np.float32, np.float64):
+        raise UsageError(f"dtype: expected float32 or float64, got {dtype}")
+    scale, offset = _scale_and_offset(dataset, normalize, dtype)
+    order = epoch_order(len(dataset), seed, epoch) if shuffle else np.arange(len(dataset))
+
+    def make(index: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = order[index * batch_size : (index + 1) * batch_size]
+        rng = np.random.default_rng((seed, _AUGMENT, epoch, index))
+        return _make_batch(dataset, rows, augment, rng, scale, offset, dtype), dataset.labels[rows]
+
+    indices = range(start, count_batches(len(dataset), batch_size, drop_single=drop_single))
+    return _ahead(make, indices, prefetch) if prefetch else map(make, indices)
+
+
+def count_batches(count: int, batch_size: int, *, drop_single: bool = False) -> int:
+    """Return how many batches `batches` makes of `count` images.
+
+    Parameters
+    ----------
+    count, batch_size : int
+    drop_single : bool, default False
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> from nnkit.data import count_batches
+    >>> count_batches(65, 64), count_batches(65, 64, drop_single=True)
+    (2, 1)
+    """
+    whole, rest = divmod(count, batch_size)
+    return whole + (rest > int(drop_single))
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the order in which `batches(shuffle=True)` takes the images of an epoch.
+
+    Parameters
+    ----------
+    count, seed, epoch : int
+
+    Returns
+    -------
+    ndarray of shape (count,)
+        A permutation of 0 to count - 1.
+    """
+    return np.random.default_rng((seed, _ORDER, epoch)).permutation(count)
+
+
+def _scale_and_offset(
+    dataset: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn mean and std into the multiply-add that the kernel does."""
+    channels = dataset.images.shape[3]
+    mean, std = (0.0, 1.0) if normalize is None else normalize
+    try:
+        mean, std = (np.broadcast_to(np.asarray(v, np.float64), (channels,)) for v in (mean, std))
+    except ValueError:
+        shapes = f"{np.shape(mean)} and {np.shape(std)}"
+        raise UsageError(f"normalize: expected mean and std for {channels} channels, got shapes {shapes}") from None
+    if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(std)) and np.all(std >= 0)):
+        raise UsageError(f"normalize: expected a finite mean and a std ≥ 0, got {mean.tolist()} and {std.tolist()}")
+    std = np.where(std == 0, 1.0, std)  # a channel without contrast stays as it is
+    unit = 1 / 255 if dataset.images.dtype == np.uint8 else 1.0
+    return (unit / std).astype(dtype), (-mean / std).astype(dtype)
+
+
+def _make_batch(
+    dataset: Dataset,
+    rows: np.ndarray,
+    augment: Augment | None,
+    rng: np.random.Generator,
+    scale: np.ndarray,
+    offset: np.ndarray,
+    dtype: np.dtype,
+) -> np.ndarray:
+    images, count = dataset.images, len(rows)
+    height, width = images.shape[1:3]
+    if images.dtype != np.uint8 and images.dtype != dtype:
+        images, rows = images[rows].astype(dtype), np.arange(count)
+    augment = augment or Augment()
+    padding, hole = int(augment.crop_padding), int(augment.cutout)
+    flip = (rng.random(count) < (0.5 if augment.flip else 0.0)).view(np.uint8)
+    shift_y, shift_x = rng.integers(-padding, padding + 1, (2, count))
+    hole_y, hole_x = rng.integers(0, height, count) - hole // 2, rng.integers(0, width, count) - hole // 2
+    out = memory.empty((count, height, width, images.shape[3]), dtype)
+    kernels.augment(images, rows, flip, shift_y, shift_x, hole_y, hole_x, hole, scale, offset, out)
+    return out.transpose(0, 3, 1, 2)
+
+
+def _ahead(
+    make: Callable[[int], tuple[np.ndarray, np.ndarray]], indices: range, prefetch: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield make(i) for each index, with the next ones being made in a worker thread."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="nnkit-batches")
+    try:
+        waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+        for index in indices:
+            waiting.append(executor.submit(make, index))
+            if len(waiting) > prefetch:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,77 @@
+"""Reading one picture from a file that may be anything."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnkit.errors import DataError
+
+MAX_PIXELS = 64_000_000  # of a picture to be decoded: larger than any camera's, small enough for any memory
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def open_image(path: str | Path, size: int | tuple[int, int] | None = None) -> np.ndarray:
+    """Read a picture as RGB, whatever its own colours are.
+
+    Grayscale (of 8 or 16 bits), palette and CMYK pictures are converted, transparent parts are put on white, and the
+    camera's orientation is applied.
+
+    Parameters
+    ----------
+    path : str or Path
+    size : int or (height, width), optional
+        Scale to this size; what is too long in one direction is cut off equally at both ends.
+
+    Returns
+    -------
+    ndarray of shape (H, W, 3)
+        uint8.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is no picture, is damaged, or has more than 64 million pixels (which is found out
+        before any pixel is decoded).
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        # Pillow warns of large pictures and of odd metadata; what matters of that is an error below.
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise DataError(f"'{path}' has {picture.width} × {picture.height} pixels, the limit is {MAX_PIXELS:,}")
+            rgb = _to_rgb(ImageOps.exif_transpose(picture))
+            if size is not None:
+                height, width = (size, size) if isinstance(size, int) else size
+                rgb = ImageOps.fit(rgb, (width, height), Image.Resampling.BICUBIC)
+            return np.array(rgb, np.uint8)
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        received = str(error).partition(" exceeds")[0].lower()
+        raise DataError(f"'{path}' is too large: {received}, the limit is {MAX_PIXELS:,}") from None
+    except Image.UnidentifiedImageError:
+        raise DataError(f"'{path}' is no picture, expected {', '.join(FORMATS)}") from None
+    except FileNotFoundError:
+        raise DataError(f"'{path}' does not exist") from None
+    except IsADirectoryError:
+        raise DataError(f"'{path}' is a folder, expected a picture") from None
+    except Exception as error:  # a damaged file can make a decoder fail in any way
+        raise DataError(f"cannot read '{path}': {' '.join(str(error).split())[:200] or type(error).__name__}") from None
+
+
+def _to_rgb(picture: Any) -> Any:
+    from PIL import Image
+
+    if picture.mode.startswith("I"):  # 16 bits, where Pillow's own conversion would clip instead of scale
+        values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
+        picture = Image.fromarray((values >> 8).astype(np.uint8))
+    elif picture.mode == "F":
+        raise DataError(f"'{picture.filename}' has floating-point pixels, expected whole numbers")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")

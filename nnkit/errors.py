@@ -1,0 +1,46 @@
+"""The errors that nnkit raises on purpose; each message is one line that names what was received and what was expected."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """A setting is wrong: an unknown name, an unknown key, a value of the wrong type or range."""
+
+
+class DataError(ValueError):
+    """A data file is missing, damaged or not what it says it is."""
+
+
+class CheckpointError(ValueError):
+    """A saved model or training state cannot be read or does not fit the model."""
+
+
+class DivergenceError(ArithmeticError):
+    """Training produced a loss that is NaN or infinite."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `"; did you mean 'nearest'? (known: a, b, c)"`, to end a message about an unknown name.
+
+    Parameters
+    ----------
+    name : str
+        What was received.
+    known : iterable of str
+        What would have been right.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from nnkit.errors import did_you_mean
+    >>> "unknown optimizer 'adan'" + did_you_mean("adan", ["sgd", "adam"])
+    "unknown optimizer 'adan'; did you mean 'adam'? (known: adam, sgd)"
+    """
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    question = f"; did you mean '{nearest[0]}'?" if nearest else ""
+    return f"{question} (known: {', '.join(known)})"

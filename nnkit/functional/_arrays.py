@@ -1,0 +1,105 @@
+"""What all families share: conversions of type and layout, and the checks that keep bad arguments from the kernels."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from nnkit._ext import memory
+
+Pair = tuple[int, int]
+Axes = tuple[int, ...]
+Layout = tuple[tuple[int, ...], Axes]  # logical shape, and the axes from the slowest in memory to the fastest
+
+
+def floats(where: str, *arrays: ArrayLike | None) -> list[Any]:
+    """Convert to one common floating type: float64 if one of the arrays has it, else float32; None passes through."""
+    converted = [None if a is None else np.asarray(a) for a in arrays]
+    wide = False
+    for array in converted:
+        if array is None:
+            continue
+        if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+            raise TypeError(f"{where}: expected real numbers (float32 or float64), got an array of {array.dtype}")
+        wide |= array.dtype == np.float64
+    dtype = np.float64 if wide else np.float32
+    return [None if a is None else a.astype(dtype, copy=False) for a in converted]
+
+
+def pair(where: str, name: str, value: int | tuple[int, int], minimum: int) -> Pair:
+    """Read an option that is one integer, or one for each of (vertical, horizontal)."""
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) != 2 or not all(isinstance(v, (int, np.integer)) and v >= minimum for v in values):
+        raise ValueError(f"{where}: expected {name} to be an integer >= {minimum} or a pair of them, got {value!r}")
+    return int(values[0]), int(values[1])
+
+
+def window_output(where: str, size: Pair, kernel_size: Pair, stride: Pair, padding: Pair) -> Pair:
+    """Return how many windows of a kernel fit into an image: floor((size + 2 padding - kernel) / stride) + 1."""
+    height, width = size[0] + 2 * padding[0], size[1] + 2 * padding[1]
+    if kernel_size[0] > height or kernel_size[1] > width:
+        window = f"{kernel_size[0]}×{kernel_size[1]}"
+        raise ValueError(f"{where}: expected an image of at least {window} pixels, got {height}×{width} with padding")
+    return (height - kernel_size[0]) // stride[0] + 1, (width - kernel_size[1]) // stride[1] + 1
+
+
+def channels_last(where: str, x: np.ndarray, name: str = "x") -> np.ndarray:
+    """Return the C-contiguous (N, H, W, C) array of an (N, C, H, W) one: no copy where it is stored so already."""
+    if x.ndim != 4:
+        raise ValueError(f"{where}: expected {name} of shape (N, C, H, W), got {x.shape}")
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+
+
+def channels_first(nhwc: np.ndarray) -> np.ndarray:
+    """Return the logical (N, C, H, W) view of an array in channels-last storage."""
+    return nhwc.transpose(0, 3, 1, 2)
+
+
+def upstream(where: str, dout: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Check that a gradient from above has the shape of the output, and give it the type of the forward pass."""
+    gradient = np.asarray(dout, dtype)
+    if gradient.shape != shape:
+        raise ValueError(f"{where}: expected dout of the output's shape {shape}, got {gradient.shape}")
+    return gradient
+
+
+def check_shape(where: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise unless the array has exactly this shape."""
+    if array.shape != shape:
+        raise ValueError(f"{where}: expected {name} of shape {shape}, got {array.shape}")
+
+
+def destination(where: str, name: str, out: np.ndarray | None, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Return the caller's array for a parameter's gradient, checked, or a new one."""
+    if out is None:
+        return memory.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+        got = f"{out.dtype} {out.shape}"
+        raise ValueError(f"{where}: expected {name} to be a C-contiguous {np.dtype(dtype)} array {shape}, got {got}")
+    return out
+
+
+def layout(x: np.ndarray) -> Layout:
+    """Describe how a dense array lies in memory; an array with gaps counts as if it were C-contiguous."""
+    axes = tuple(range(x.ndim))
+    if not x.flags.c_contiguous:
+        by_stride = tuple(sorted(axes, key=lambda axis: -x.strides[axis]))
+        if x.transpose(by_stride).flags.c_contiguous:
+            axes = by_stride
+    return x.shape, axes
+
+
+def flat(x: np.ndarray, like: Layout) -> np.ndarray:
+    """Return the elements as a 1-D array in the order of a layout: no copy where the array has that layout."""
+    return np.ascontiguousarray(x.transpose(like[1])).reshape(-1)
+
+
+def shaped(elements: np.ndarray, like: Layout) -> np.ndarray:
+    """Undo `flat`: a view with the layout's logical shape."""
+    shape, axes = like
+    return elements.reshape([shape[axis] for axis in axes]).transpose(sorted(axes, key=axes.__getitem__))
+
+
+def empty_like(x: np.ndarray) -> np.ndarray:
+    """Return an uninitialised pooled array of the same shape, type and memory layout."""
+    return shaped(memory.empty(x.size, x.dtype), layout(x))

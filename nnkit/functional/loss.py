@@ -1,0 +1,250 @@
+"""Losses: one number for a batch, and where it comes from. The reduction is always the (weighted) mean."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nnkit.functional import _arrays
+
+
+def cross_entropy_forward(
+    scores: np.ndarray,
+    targets: ArrayLike,
+    *,
+    label_smoothing: float = 0.0,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[float, Any]:
+    """Softmax and negative log-likelihood of the true classes in one.
+
+    With `q = (1 - s) * onehot(target) + s / C`, class weights w and sample weights v,
+    `loss = - sum over n, c of v[n] * q[n, c] * w[c] * log softmax(scores)[n, c] / sum over n of v[n] * w[target[n]]`.
+
+    Label smoothing: Szegedy et al., 2015: Rethinking the Inception Architecture for Computer Vision.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (N, C)
+        Unnormalised log-probabilities (logits).
+    targets : ndarray of shape (N,)
+        Integer labels from 0 to C - 1.
+    label_smoothing : float in [0, 1], default 0
+        s in the formula.
+    class_weight : ndarray of shape (C,), optional
+    sample_weight : ndarray of shape (N,), optional
+        Where all weights of a batch are 0, the loss and its gradient are 0.
+
+    Returns
+    -------
+    loss : float
+    cache : what `cross_entropy_backward` needs
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, a label is out of range, or a weight is negative.
+    TypeError
+        If the labels are not integers.
+
+    Examples
+    --------
+    >>> loss, cache = cross_entropy_forward([[2.0, 0.0], [0.0, 0.0]], [0, 1])
+    >>> round(loss, 4)
+    0.41
+    """
+    scores, labels = _scores_and_labels("cross_entropy", scores, targets)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: expected label_smoothing between 0 and 1, got {label_smoothing}")
+    n, classes = scores.shape
+    by_class = _weights("cross_entropy", "class_weight", class_weight, classes)
+    by_row = _weights("cross_entropy", "sample_weight", sample_weight, n)
+    total = float(by_row @ by_class[labels]) or 1.0
+    with np.errstate(invalid="ignore", over="ignore"):  # a loss that is not finite is for the caller to judge
+        log_p = scores - scores.max(axis=1, keepdims=True)
+        log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+        losses = -(1 - label_smoothing) * by_class[labels] * log_p[np.arange(n), labels]
+        if label_smoothing:
+            losses -= label_smoothing / classes * (log_p @ by_class)
+        loss = float(by_row @ losses) / total
+    return loss, (log_p, labels, by_class, by_row / total, label_smoothing)
+
+
+def cross_entropy_backward(dout: float, cache: Any) -> np.ndarray:
+    """Return the gradient of `cross_entropy_forward`: without weights, `(softmax(scores) - q) / N`.
+
+    Parameters
+    ----------
+    dout : float
+        Usually 1.0.
+    cache : from `cross_entropy_forward`
+
+    Returns
+    -------
+    dscores : ndarray of shape (N, C)
+    """
+    log_p, labels, by_class, by_row, smoothing = cache
+    n, classes = log_p.shape
+    uniform = smoothing / classes * by_class
+    hard = (1 - smoothing) * by_class[labels]
+    with np.errstate(invalid="ignore"):
+        dscores = np.exp(log_p)
+        dscores *= (hard + uniform.sum())[:, None].astype(log_p.dtype)
+        if smoothing:
+            dscores -= uniform.astype(log_p.dtype)
+        dscores[np.arange(n), labels] -= hard.astype(log_p.dtype)
+        dscores *= (dout * by_row)[:, None].astype(log_p.dtype)
+    return dscores
+
+
+def multi_margin_forward(
+    scores: np.ndarray, targets: ArrayLike, *, margin: float = 1.0, sample_weight: ArrayLike | None = None
+) -> tuple[float, Any]:
+    """Multiclass hinge loss, as a support vector machine has it.
+
+    `loss = mean over n of sum over c != target of max(0, margin - scores[n, target] + scores[n, c]) / C`; the division
+    by C is PyTorch's (the cs231n course leaves it out).
+
+    Weston and Watkins, 1999: Support Vector Machines for Multi-Class Pattern Recognition.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (N, C)
+    targets : ndarray of shape (N,)
+        Integer labels from 0 to C - 1.
+    margin : float, default 1
+    sample_weight : ndarray of shape (N,), optional
+        The mean over n is weighted by it.
+
+    Returns
+    -------
+    loss : float
+    cache : what `multi_margin_backward` needs
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, a label is out of range, or a weight is negative.
+    TypeError
+        If the labels are not integers.
+
+    Examples
+    --------
+    >>> multi_margin_forward([[2.0, 1.5, -3.0, 0.0]], [0])[0]
+    0.125
+    """
+    scores, labels = _scores_and_labels("multi_margin", scores, targets)
+    n, classes = scores.shape
+    by_row = _weights("multi_margin", "sample_weight", sample_weight, n)
+    by_row = by_row / (classes * (float(by_row.sum()) or 1.0))
+    rows = np.arange(n)
+    with np.errstate(invalid="ignore", over="ignore"):
+        margins = scores - scores[rows, labels][:, None]
+        margins += scores.dtype.type(margin)
+        margins[rows, labels] = 0
+        np.copyto(margins, 0, where=margins < 0)  # not maximum(), for NaN must come through
+        loss = float(by_row @ margins.sum(axis=1, dtype=np.float64))
+    return loss, (margins > 0, labels, by_row, scores.dtype)
+
+
+def multi_margin_backward(dout: float, cache: Any) -> np.ndarray:
+    """Return the gradient of `multi_margin_forward`: each violated margin pulls its class down and the target up.
+
+    Parameters
+    ----------
+    dout : float
+        Usually 1.0.
+    cache : from `multi_margin_forward`
+
+    Returns
+    -------
+    dscores : ndarray of shape (N, C)
+    """
+    violated, labels, by_row, dtype = cache
+    dscores = violated.astype(dtype)
+    dscores[np.arange(labels.size), labels] = -violated.sum(axis=1)
+    dscores *= (dout * by_row)[:, None].astype(dtype)
+    return dscores
+
+
+def mse_forward(
+    predictions: np.ndarray, targets: np.ndarray, *, sample_weight: ArrayLike | None = None
+) -> tuple[float, Any]:
+    """Mean squared error: `loss = mean of (predictions - targets) ** 2` over all elements.
+
+    Parameters
+    ----------
+    predictions : ndarray of shape (N, ...)
+    targets : ndarray like predictions
+    sample_weight : ndarray of shape (N,), optional
+        The mean over n is weighted by it.
+
+    Returns
+    -------
+    loss : float
+    cache : what `mse_backward` needs
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, the batch is empty, or a weight is negative.
+
+    Examples
+    --------
+    >>> mse_forward([[1.0, 2.0]], [[0.0, 4.0]])[0]
+    2.5
+    """
+    predictions, targets = _arrays.floats("mse", predictions, targets)
+    if predictions.ndim < 1 or predictions.size == 0:
+        raise ValueError(f"mse: expected predictions of shape (N, ...), not empty, got {predictions.shape}")
+    _arrays.check_shape("mse", "targets", targets, predictions.shape)
+    n = predictions.shape[0]
+    by_row = _weights("mse", "sample_weight", sample_weight, n)
+    by_row = by_row * (n / ((float(by_row.sum()) or 1.0) * predictions.size))
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = predictions - targets
+        loss = float(by_row @ np.square(difference).reshape(n, -1).sum(axis=1, dtype=np.float64))
+    return loss, (difference, by_row)
+
+
+def mse_backward(dout: float, cache: Any) -> np.ndarray:
+    """Return the gradient of `mse_forward`: `2 * (predictions - targets) / number of elements`, weighted.
+
+    Parameters
+    ----------
+    dout : float
+        Usually 1.0.
+    cache : from `mse_forward`
+
+    Returns
+    -------
+    dpredictions : ndarray like predictions
+    """
+    difference, by_row = cache
+    scale = (2 * dout * by_row).astype(difference.dtype)
+    return difference * scale.reshape(-1, *[1] * (difference.ndim - 1))
+
+
+def _scores_and_labels(where: str, scores: np.ndarray, targets: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    (values,) = _arrays.floats(where, scores)
+    labels = np.asarray(targets)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{where}: expected scores of shape (N, C), not empty, got {values.shape}")
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"{where}: expected integer class labels, got an array of {labels.dtype}")
+    _arrays.check_shape(where, "targets", labels, values.shape[:1])
+    if labels.min() < 0 or labels.max() >= values.shape[1]:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(f"{where}: expected labels from 0 to {values.shape[1] - 1}, got {wrong}")
+    return values, labels
+
+
+def _weights(where: str, name: str, weights: ArrayLike | None, size: int) -> np.ndarray:
+    """Return weights in float64, ones where there are none."""
+    if weights is None:
+        return np.ones(size)
+    array = np.asarray(weights, np.float64)
+    _arrays.check_shape(where, name, array, (size,))
+    if not (np.isfinite(array).all() and (array >= 0).all()):
+        raise ValueError(f"{where}: expected {name} of finite numbers >= 0, got {array.min()}")
+    return array

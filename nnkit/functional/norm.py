@@ -1,0 +1,314 @@
+"""Normalisation: over the batch, over each example, over groups of channels."""
+
+from typing import Any
+
+import numpy as np
+
+from nnkit._ext import kernels, memory
+from nnkit.functional import _arrays
+
+
+def batch_norm_forward(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    running_mean: np.ndarray,
+    running_var: np.ndarray,
+    *,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[np.ndarray, Any]:
+    """Normalise each feature, or each channel, by its mean and variance.
+
+    `out = (x - mean) / sqrt(var + eps) * weight + bias`, in training with the batch's own statistics, else with the
+    running ones. Training moves these in place: `running = (1 - momentum) * running + momentum * batch`, with the
+    unbiased variance of the batch, as PyTorch does it.
+
+    Ioffe and Szegedy, 2015: Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+    Shift.
+
+    Parameters
+    ----------
+    x : ndarray of shape (N, C) or (N, C, H, W)
+    weight, bias : ndarray of shape (C,)
+    running_mean, running_var : ndarray of shape (C,)
+        Updated in place in training.
+    training : bool
+    momentum : float, default 0.1
+        The weight of the new batch in the running statistics.
+    eps : float, default 1e-5
+
+    Returns
+    -------
+    out : ndarray like x
+    cache : what `batch_norm_backward` needs
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or if there is only one value per channel in training.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mean, var = np.zeros(1), np.ones(1)
+    >>> out, cache = batch_norm_forward([[1.0], [3.0]], [1.0], [0.0], mean, var, training=True)
+    >>> out.round(3).tolist(), mean.tolist(), var.tolist()
+    ([[-1.0], [1.0]], [0.2], [1.1])
+    """
+    x, weight, bias = _arrays.floats("batch_norm", x, weight, bias)
+    if x.ndim not in (2, 4):
+        raise ValueError(f"batch_norm: expected x of shape (N, C) or (N, C, H, W), got {x.shape}")
+    named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+    for name, array in named.items():
+        _arrays.check_shape("batch_norm", name, array, x.shape[1:2])
+    rows = _rows(x)
+    if training:
+        mean, variance = np.empty(rows.shape[1], x.dtype), np.empty(rows.shape[1], x.dtype)
+        if rows.shape[0] < 2:
+            raise ValueError(f"batch_norm: expected more than one value per channel in training, got x of {x.shape}")
+        kernels.batch_norm_statistics(rows, mean, variance)
+        running_mean += momentum * (mean - running_mean)
+        running_var += momentum * (variance * (rows.shape[0] / (rows.shape[0] - 1)) - running_var)
+    else:
+        mean, variance = running_mean.astype(x.dtype), running_var.astype(x.dtype)
+    inverse_std = 1 / np.sqrt(variance + x.dtype.type(eps))
+    weight, bias = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
+    out = memory.empty(rows.shape, x.dtype)
+    kernels.batch_norm_apply(rows, mean, inverse_std, weight, bias, out)
+    return _unrows(out, x.shape), (rows, mean, inverse_std, weight, x.shape, training)
+
+
+def batch_norm_backward(
+    dout: np.ndarray, cache: Any, dweight: np.ndarray | None = None, dbias: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the gradients of `batch_norm_forward`, in training through the batch's statistics, too.
+
+    With `x_hat = (x - mean) / std` and M values per channel:
+    `dx = weight / std * (dout - mean of dout - x_hat * mean of dout * x_hat)`.
+
+    Parameters
+    ----------
+    dout : ndarray like the output
+    cache : from `batch_norm_forward`
+    dweight, dbias : ndarray, optional
+        Where to write these gradients; new arrays where left out.
+
+    Returns
+    -------
+    dx : ndarray like x
+    dweight, dbias : ndarray of shape (C,)
+
+    Raises
+    ------
+    ValueError
+        If `dout` or a destination has another shape.
+    """
+    rows, mean, inverse_std, weight, shape, training = cache
+    gradient = _rows(_arrays.upstream("batch_norm", dout, shape, rows.dtype))
+    dweight = _arrays.destination("batch_norm", "dweight", dweight, weight.shape, rows.dtype)
+    dbias = _arrays.destination("batch_norm", "dbias", dbias, weight.shape, rows.dtype)
+    dx = memory.empty(rows.shape, rows.dtype)
+    if training:
+        kernels.batch_norm_backward(gradient, rows, mean, inverse_std, weight, dx, dweight, dbias)
+    else:
+        np.sum(gradient * ((rows - mean) * inverse_std), axis=0, out=dweight)
+        np.sum(gradient, axis=0, out=dbias)
+        np.multiply(gradient, weight * inverse_std, out=dx)
+    return _unrows(dx, shape), dweight, dbias
+
+
+def layer_norm_forward(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, eps: float = 1e-5
+) -> tuple[np.ndarray, Any]:
+    """Normalise each example over its last axes, those that `weight` has.
+
+    `out = (x - mean) / sqrt(var + eps) * weight + bias`
+
+    Ba, Kiros and Hinton, 2016: Layer Normalization.
+
+    Parameters
+    ----------
+    x : ndarray of shape (N, ..., *S)
+    weight, bias : ndarray of shape S
+    eps : float, default 1e-5
+
+    Returns
+    -------
+    out : ndarray like x
+    cache : what `layer_norm_backward` needs
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> layer_norm_forward([[1.0, 3.0], [5.0, 9.0]], [1.0, 1.0], [0.0, 0.0])[0].round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]])
+    """
+    x, weight, bias = _arrays.floats("layer_norm", x, weight, bias)
+    if not 0 < weight.ndim < x.ndim or x.shape[-weight.ndim :] != weight.shape:
+        raise ValueError(f"layer_norm: expected x of shape (N, ..., *{weight.shape}), got {x.shape}")
+    _arrays.check_shape("layer_norm", "bias", bias, weight.shape)
+    axes = tuple(range(x.ndim - weight.ndim, x.ndim))
+    out, x_hat, inverse_std = _normalise(x, axes, eps)
+    out *= weight
+    out += bias
+    return out, (x_hat, inverse_std, weight, axes)
+
+
+def layer_norm_backward(
+    dout: np.ndarray, cache: Any, dweight: np.ndarray | None = None, dbias: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the gradients of `layer_norm_forward`.
+
+    Parameters
+    ----------
+    dout : ndarray like the output
+    cache : from `layer_norm_forward`
+    dweight, dbias : ndarray, optional
+        Where to write these gradients; new arrays where left out.
+
+    Returns
+    -------
+    dx : ndarray like x
+    dweight, dbias : ndarray like weight
+
+    Raises
+    ------
+    ValueError
+        If `dout` or a destination has another shape.
+    """
+    x_hat, inverse_std, weight, axes = cache
+    gradient = _arrays.upstream("layer_norm", dout, x_hat.shape, x_hat.dtype)
+    dweight = _arrays.destination("layer_norm", "dweight", dweight, weight.shape, x_hat.dtype)
+    dbias = _arrays.destination("layer_norm", "dbias", dbias, weight.shape, x_hat.dtype)
+    leading = tuple(range(axes[0]))
+    dx = np.multiply(gradient, x_hat, out=_arrays.empty_like(x_hat))
+    np.sum(dx, axis=leading, out=dweight)
+    np.sum(gradient, axis=leading, out=dbias)
+    np.multiply(gradient, weight, out=dx)
+    return _normalise_backward(dx, x_hat, inverse_std, axes), dweight, dbias
+
+
+def group_norm_forward(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, num_groups: int, *, eps: float = 1e-5
+) -> tuple[np.ndarray, Any]:
+    """Normalise each example over groups of neighbouring channels.
+
+    `out = (x - mean) / sqrt(var + eps) * weight + bias`, with one mean and variance per example and group.
+
+    Wu and He, 2018: Group Normalization.
+
+    Parameters
+    ----------
+    x : ndarray of shape (N, C) or (N, C, H, W)
+    weight, bias : ndarray of shape (C,)
+    num_groups : int
+        A divisor of C.
+    eps : float, default 1e-5
+
+    Returns
+    -------
+    out : ndarray like x
+    cache : what `group_norm_backward` needs
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or the channels do not divide into the groups.
+
+    Examples
+    --------
+    >>> group_norm_forward([[1.0, 3.0, 5.0, 9.0]], [1.0] * 4, [0.0] * 4, 2)[0].round(3)
+    array([[-1.,  1., -1.,  1.]])
+    """
+    x, weight, bias = _arrays.floats("group_norm", x, weight, bias)
+    if x.ndim not in (2, 4):
+        raise ValueError(f"group_norm: expected x of shape (N, C) or (N, C, H, W), got {x.shape}")
+    n, channels = x.shape[:2]
+    if num_groups < 1 or channels % num_groups:
+        raise ValueError(f"group_norm: expected a number of groups that divides {channels} channels, got {num_groups}")
+    for name, array in (("weight", weight), ("bias", bias)):
+        _arrays.check_shape("group_norm", name, array, (channels,))
+    grouped = (n, -1, num_groups, channels // num_groups)
+    rows = _rows(x)
+    out, x_hat, inverse_std = _normalise(rows.reshape(grouped), (1, 3), eps)
+    out = out.reshape(rows.shape)
+    out *= weight
+    out += bias
+    return _unrows(out, x.shape), (x_hat, inverse_std, weight, x.shape)
+
+
+def group_norm_backward(
+    dout: np.ndarray, cache: Any, dweight: np.ndarray | None = None, dbias: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the gradients of `group_norm_forward`.
+
+    Parameters
+    ----------
+    dout : ndarray like the output
+    cache : from `group_norm_forward`
+    dweight, dbias : ndarray, optional
+        Where to write these gradients; new arrays where left out.
+
+    Returns
+    -------
+    dx : ndarray like x
+    dweight, dbias : ndarray of shape (C,)
+
+    Raises
+    ------
+    ValueError
+        If `dout` or a destination has another shape.
+    """
+    x_hat, inverse_std, weight, shape = cache
+    gradient = _rows(_arrays.upstream("group_norm", dout, shape, x_hat.dtype))
+    dweight = _arrays.destination("group_norm", "dweight", dweight, weight.shape, x_hat.dtype)
+    dbias = _arrays.destination("group_norm", "dbias", dbias, weight.shape, x_hat.dtype)
+    dx = memory.empty(gradient.shape, x_hat.dtype)
+    np.multiply(gradient, x_hat.reshape(gradient.shape), out=dx)
+    np.sum(dx, axis=0, out=dweight)
+    np.sum(gradient, axis=0, out=dbias)
+    np.multiply(gradient, weight, out=dx)
+    _normalise_backward(dx.reshape(x_hat.shape), x_hat, inverse_std, (1, 3))
+    return _unrows(dx, shape), dweight, dbias
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    """(N, C) as it is, images as (N * H * W, C): one row a place, one column a channel; C-contiguous."""
+    if x.ndim == 2:
+        return np.ascontiguousarray(x)
+    return _arrays.channels_last("images", x).reshape(-1, x.shape[1])
+
+
+def _unrows(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if len(shape) == 2:
+        return rows
+    n, channels, height, width = shape
+    return _arrays.channels_first(rows.reshape(n, height, width, channels))
+
+
+def _normalise(x: np.ndarray, axes: tuple[int, ...], eps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a copy of x_hat to go on with, x_hat itself, and the inverse standard deviation."""
+    x_hat = np.subtract(x, x.mean(axis=axes, keepdims=True), out=_arrays.empty_like(x))
+    work = np.multiply(x_hat, x_hat, out=_arrays.empty_like(x))
+    inverse_std = 1 / np.sqrt(work.mean(axis=axes, keepdims=True) + x.dtype.type(eps))
+    x_hat *= inverse_std
+    np.copyto(work, x_hat)
+    return work, x_hat, inverse_std
+
+
+def _normalise_backward(
+    gradient: np.ndarray, x_hat: np.ndarray, inverse_std: np.ndarray, axes: tuple[int, ...]
+) -> np.ndarray:
+    """Turn, in place, the gradient of x_hat into the gradient of x."""
+    along = (gradient * x_hat).mean(axis=axes, keepdims=True)
+    gradient -= gradient.mean(axis=axes, keepdims=True)
+    gradient -= x_hat * along
+    gradient *= inverse_std
+    return gradient

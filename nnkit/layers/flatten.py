@@ -1,0 +1,44 @@
+"""From images to features."""
+
+import math
+
+import numpy as np
+
+from nnkit._ext import memory
+from nnkit.functional import _arrays
+from nnkit.layers.base import Layer, Shape
+
+
+class Flatten(Layer):
+    """One row per example: (N, C, H, W) becomes (N, C * H * W), in this order, as in PyTorch.
+
+    Examples
+    --------
+    >>> Flatten().build((64, 14, 14))
+    (12544,)
+    """
+
+    def setup(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
+        """Count the values of an example."""
+        return (math.prod(input_shape),)
+
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        """Map (N, ...) to (N, features)."""
+        x = np.asarray(x)
+        if training:
+            self.keep(_arrays.layout(x))
+        if x.flags.c_contiguous:
+            return x.reshape(x.shape[0], -1)
+        out = memory.empty(x.shape, x.dtype)
+        out[...] = x
+        return out.reshape(x.shape[0], -1)
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """Return dout in the input's shape and memory layout, as the layer below wants it."""
+        layout = self.take()
+        folded = np.asarray(dout).reshape(layout[0])
+        if _arrays.layout(folded) == layout:
+            return folded
+        dx = _arrays.shaped(memory.empty(folded.size, folded.dtype), layout)
+        dx[...] = folded
+        return dx

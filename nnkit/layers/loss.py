@@ -1,0 +1,161 @@
+"""Losses as objects: the functions of `nnkit.functional.loss` with their settings and a memory."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nnkit import functional
+from nnkit.errors import UsageError
+
+
+class Loss:
+    """The base class of losses; a subclass has `forward`, which ends with `self._cache = cache`, and `_gradient`."""
+
+    _cache: Any = None
+
+    def forward(self, scores: np.ndarray, targets: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the (weighted) mean loss of a batch.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (N, C)
+        targets : ndarray of shape (N,)
+            Integer labels.
+        sample_weight : ndarray of shape (N,), optional
+
+        Returns
+        -------
+        float
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no forward method")
+
+    def backward(self) -> np.ndarray:
+        """Return the gradient of the last loss with respect to its scores.
+
+        Returns
+        -------
+        ndarray of shape (N, C)
+
+        Raises
+        ------
+        RuntimeError
+            If there was no `forward` since the last call.
+        """
+        cache, self._cache = self._cache, None
+        if cache is None:
+            raise RuntimeError(f"{type(self).__name__}: backward needs a forward before it, one for each call")
+        return self._gradient(cache)
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, ready for JSON.
+
+        Returns
+        -------
+        dict
+        """
+        return {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.config().items())})"
+
+    def _gradient(self, cache: Any) -> np.ndarray:
+        raise NotImplementedError
+
+
+class CrossEntropyLoss(Loss):
+    """Softmax and negative log-likelihood; see `nnkit.functional.cross_entropy_forward`.
+
+    Parameters
+    ----------
+    label_smoothing : float in [0, 1], default 0
+    class_weight : sequence of float, optional
+        One for each class.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss = CrossEntropyLoss()
+    >>> round(loss.forward(np.zeros((2, 10)), [3, 4]), 4)
+    2.3026
+    >>> loss.backward()[0, 3]
+    np.float64(-0.45)
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0, class_weight: ArrayLike | None = None) -> None:
+        if not 0 <= label_smoothing <= 1:
+            raise UsageError(f"CrossEntropyLoss: expected label_smoothing between 0 and 1, got {label_smoothing!r}")
+        self.label_smoothing = float(label_smoothing)
+        self.class_weight = None if class_weight is None else np.asarray(class_weight, np.float64)
+
+    def forward(self, scores: np.ndarray, targets: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the (weighted) mean loss of a batch."""
+        loss, self._cache = functional.cross_entropy_forward(
+            scores,
+            targets,
+            label_smoothing=self.label_smoothing,
+            class_weight=self.class_weight,
+            sample_weight=sample_weight,
+        )
+        return loss
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        weights = None if self.class_weight is None else self.class_weight.tolist()
+        return {"label_smoothing": self.label_smoothing, "class_weight": weights}
+
+    def _gradient(self, cache: Any) -> np.ndarray:
+        return functional.cross_entropy_backward(1.0, cache)
+
+
+class MultiMarginLoss(Loss):
+    """Multiclass hinge loss; see `nnkit.functional.multi_margin_forward`.
+
+    Parameters
+    ----------
+    margin : float, default 1
+    """
+
+    def __init__(self, margin: float = 1.0) -> None:
+        self.margin = float(margin)
+
+    def forward(self, scores: np.ndarray, targets: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the (weighted) mean loss of a batch."""
+        loss, self._cache = functional.multi_margin_forward(
+            scores, targets, margin=self.margin, sample_weight=sample_weight
+        )
+        return loss
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"margin": self.margin}
+
+    def _gradient(self, cache: Any) -> np.ndarray:
+        return functional.multi_margin_backward(1.0, cache)
+
+
+class MSELoss(Loss):
+    """Mean squared error; see `nnkit.functional.mse_forward`.
+
+    Targets are an array like the scores, or integer labels, which stand for their one-hot rows.
+    """
+
+    def forward(self, scores: np.ndarray, targets: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the (weighted) mean loss of a batch."""
+        scores, wanted = np.asarray(scores), np.asarray(targets)
+        if scores.ndim == 2 and wanted.ndim == 1 and wanted.dtype.kind in "iu":
+            wanted = _one_hot(wanted, scores)
+        loss, self._cache = functional.mse_forward(scores, wanted, sample_weight=sample_weight)
+        return loss
+
+    def _gradient(self, cache: Any) -> np.ndarray:
+        return functional.mse_backward(1.0, cache)
+
+
+def _one_hot(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    n, classes = scores.shape
+    if labels.shape != (n,) or (n and (labels.min() < 0 or labels.max() >= classes)):
+        raise ValueError(f"MSELoss: expected {n} labels from 0 to {classes - 1}, got {labels}")
+    rows = np.zeros(scores.shape, scores.dtype)
+    rows[np.arange(n), labels] = 1
+    return rows

@@ -1,0 +1,188 @@
+"""What all optimizers share: the rate, parameter groups and state; the rules themselves are in `rules`."""
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nnkit.errors import CheckpointError, UsageError
+
+State = dict[str, np.ndarray]
+
+_GROUP_KEYS = {"names", "weight_decay", "lr_scale"}
+
+
+class Optimizer:
+    """Base of the optimizers: walks over the parameter groups and applies the rule `_update` to each.
+
+    Parameters and gradients are two flat arrays, and so is everything an optimizer remembers (`state`): one step
+    is one pass over memory, whatever the network looks like.
+
+    Parameters
+    ----------
+    lr : float
+        Rate. `lr` is what the next step uses and what schedules set; `initial_lr` stays.
+    weight_decay : float
+        Strength of the pull of the parameters towards 0.
+    groups : sequence of dict
+        Exceptions for some parameters: `{"names": ["*.bias"], "weight_decay": 0.0, "lr_scale": 1.0}`. A parameter
+        belongs to the first group of which a pattern (as in the shell) matches its name; see `bind`.
+    """
+
+    state_names: tuple[str, ...] = ()
+    _block: ClassVar[int | None] = 1 << 15  # elements at a time, so that a rule's temporaries stay in the cache
+
+    def __init__(self, lr: float, weight_decay: float = 0.0, groups: Sequence[Mapping[str, Any]] = ()) -> None:
+        check_at_least_zero(lr=lr, weight_decay=weight_decay)
+        self.initial_lr = self.lr = float(lr)
+        self.weight_decay = float(weight_decay)
+        self.groups = [_checked_group(group) for group in groups]
+        self.state: State = {}
+        self.steps = 0
+        self._ranges: list[tuple[int, int | None, float, float]] | None = None
+        if not self.groups:
+            self._ranges = [(0, None, 1.0, self.weight_decay)]
+
+    def bind(self, slices: Mapping[str, slice]) -> None:
+        """Look up which parts of the flat array the groups' names are.
+
+        Parameters
+        ----------
+        slices : mapping of str to slice
+            Place of each named parameter, as `model.parameter_slices()` gives it; without gaps.
+
+        Raises
+        ------
+        UsageError
+            A pattern matches no parameter.
+        """
+        for group in self.groups:
+            for pattern in group["names"]:
+                if not any(fnmatch.fnmatchcase(name, pattern) for name in slices):
+                    raise UsageError(
+                        f"optimizer group: no parameter is named {pattern!r}; there are {', '.join(slices)}"
+                    )
+        ranges: list[tuple[int, int | None, float, float]] = []
+        for name, place in sorted(slices.items(), key=lambda item: item[1].start):
+            settings = self._settings_of(name)
+            if ranges and ranges[-1][2:] == settings:
+                ranges[-1] = (ranges[-1][0], place.stop, *settings)
+            else:
+                ranges.append((place.start, place.stop, *settings))
+        self._ranges = ranges
+
+    def step(self, params: np.ndarray, grads: np.ndarray) -> None:
+        """Move the parameters by one step, in place.
+
+        Parameters
+        ----------
+        params, grads : ndarray of shape (P,)
+            All parameters and their gradients; contiguous, of one type, float32 or float64.
+        """
+        if params.ndim != 1 or params.shape != grads.shape or params.dtype != grads.dtype:
+            received = f"{params.dtype} {params.shape} and {grads.dtype} {grads.shape}"
+            raise ValueError(f"optimizer: parameters and gradients must be flat and of one type, got {received}")
+        if self._ranges is None:
+            raise UsageError("optimizer: its groups are names; call optimizer.bind(model.parameter_slices()) first")
+        if not self.state:
+            self.state = {name: np.full_like(params, self._state_start(name)) for name in self.state_names}
+        self.steps += 1
+        for start, stop, lr_scale, weight_decay in self._ranges:
+            end = params.size if stop is None else stop
+            block = self._block or max(end - start, 1)
+            for first in range(start, end, block):
+                part = slice(first, min(first + block, end))
+                state = {name: array[part] for name, array in self.state.items()}
+                self._update(params[part], grads[part], state, self.lr * lr_scale, weight_decay)
+
+    def config(self) -> dict[str, Any]:
+        """Return the settings.
+
+        Returns
+        -------
+        dict
+            The constructor's arguments and the class's name under "type"; fit for JSON.
+        """
+        settings = {"type": type(self).__name__, "lr": self.initial_lr, "weight_decay": self.weight_decay}
+        return {**settings, "groups": self.groups, **self._own_settings()}
+
+    def state_dict(self) -> State:
+        """Return copies of what the optimizer remembers between steps.
+
+        Returns
+        -------
+        dict of str to ndarray
+            The number of steps taken as "steps" (0-d), and the state's flat arrays; none before the first step.
+        """
+        return {"steps": np.array(self.steps), **{name: array.copy() for name, array in self.state.items()}}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over what `state_dict` returned.
+
+        Parameters
+        ----------
+        state : mapping of str to ndarray
+
+        Raises
+        ------
+        CheckpointError
+            The state is that of another rule.
+        """
+        steps = int(state.get("steps", 0))
+        expected = {"steps", *self.state_names} if steps else {"steps"}
+        if set(state) != expected:
+            received = ", ".join(sorted(state)) or "nothing"
+            raise CheckpointError(
+                f"{type(self).__name__} state: expected {', '.join(sorted(expected))}, got {received}"
+            )
+        self.steps = steps
+        self.state = {name: np.array(state[name]) for name in expected - {"steps"}}
+
+    def _update(self, params: np.ndarray, grads: np.ndarray, state: State, lr: float, weight_decay: float) -> None:
+        """Apply the rule in place to a part of the parameters with its part of the state."""
+        raise NotImplementedError
+
+    def _state_start(self, name: str) -> float:
+        return 0.0
+
+    def _own_settings(self) -> dict[str, Any]:
+        return {}
+
+    def _settings_of(self, name: str) -> tuple[float, float]:
+        """Return (lr_scale, weight_decay) of a parameter."""
+        for group in self.groups:
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in group["names"]):
+                return group.get("lr_scale", 1.0), group.get("weight_decay", self.weight_decay)
+        return 1.0, self.weight_decay
+
+
+def check_at_least_zero(**settings: float) -> None:
+    """Raise UsageError for a setting that is no finite number >= 0."""
+    for name, value in settings.items():
+        if not _is_number(value) or value < 0:
+            raise UsageError(f"optimizer: {name} must be a number >= 0, got {value!r}")
+
+
+def check_below_one(**settings: float) -> None:
+    """Raise UsageError for a setting that is not in [0, 1)."""
+    for name, value in settings.items():
+        if not _is_number(value) or not 0 <= value < 1:
+            raise UsageError(f"optimizer: {name} must be in [0, 1), got {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked_group(group: Mapping[str, Any]) -> dict[str, Any]:
+    names = group.get("names")
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"optimizer group: 'names' must be a list of patterns, got {names!r}")
+    if unknown := set(group) - _GROUP_KEYS:
+        known = ", ".join(sorted(_GROUP_KEYS))
+        raise UsageError(f"optimizer group: unknown key {sorted(unknown)[0]!r}; known are {known}")
+    numbers = {key: group[key] for key in ("weight_decay", "lr_scale") if key in group}
+    check_at_least_zero(**numbers)
+    return {"names": list(names), **{key: float(value) for key, value in numbers.items()}}

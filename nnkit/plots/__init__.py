@@ -1,0 +1,14 @@
+"""Pictures of a training run: each function takes plain arrays and returns a matplotlib Figure.
+
+>>> from nnkit import plots
+>>> figure = plots.confusion_matrix([[9, 1], [2, 8]], ["cat", "dog"])
+>>> figure.get_suptitle()
+'85.0% of 20 images are recognised'
+"""
+
+from nnkit.plots.confusion import confusion_matrix as confusion_matrix
+from nnkit.plots.curves import training_curves as training_curves
+from nnkit.plots.images import misclassified as misclassified
+from nnkit.plots.images import predictions as predictions
+from nnkit.plots.style import save as save
+from nnkit.plots.weights import filters as filters

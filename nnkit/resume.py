@@ -1,0 +1,151 @@
+"""The state of a training on the disk: written by a Solver, and taken over by one that goes on from there."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnkit.checkpoint import load_arrays, save_arrays, to_json
+from nnkit.data import Dataset
+from nnkit.errors import CheckpointError, UsageError
+from nnkit.history import EpochSums, History
+from nnkit.models import model_to_config
+
+if TYPE_CHECKING:
+    from nnkit.solver import Solver
+
+
+def save_state(solver: Solver, path: Path) -> None:
+    """Write all that a resumed training needs, apart from the best weights so far.
+
+    These are in `model.safetensors`. Random numbers need no state: they are drawn from seed, epoch and step.
+
+    Parameters
+    ----------
+    solver : Solver
+    path : Path
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; the older one is unharmed.
+    """
+    arrays = {f"model/{name}": array for name, array in solver.model.state_dict().items()}
+    arrays |= {f"optimizer/{name}": array for name, array in solver.optimizer.state_dict().items()}
+    info = {
+        "epoch": solver.epoch,
+        "step": solver.step,
+        "sums": asdict(solver.sums),
+        "history": asdict(solver.history),
+        "schedule": solver.schedule.state_dict(),
+        "settings": _settings(solver),
+    }
+    if solver.ema is not None and solver.ema.average is not None:
+        arrays["ema/average"] = solver.ema.average
+        info["ema_updates"] = solver.ema.updates
+    save_arrays(path, arrays, info)
+
+
+def load_state(solver: Solver, path: Path) -> None:
+    """Put a solver that was made with the same settings where the one that wrote the state was.
+
+    Parameters
+    ----------
+    solver : Solver
+    path : Path
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing or damaged, or the settings differ; the message names them.
+    """
+    arrays, info = load_arrays(path)
+    parts: dict[str, dict[str, np.ndarray]] = {"model": {}, "optimizer": {}, "ema": {}}
+    try:
+        require_same(info["settings"], _settings(solver))
+        for name, array in arrays.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = array
+        if info["history"]["epoch"]:
+            solver.model.load_state_dict(load_arrays(path.parent.parent / "model.safetensors")[0])
+        best_weights = solver.model.state_dict()
+        solver.model.load_state_dict(parts["model"])
+        solver.optimizer.load_state_dict(parts["optimizer"])
+        if solver.ema is not None and parts["ema"]:
+            solver.ema.average, solver.ema.updates = parts["ema"]["average"], info["ema_updates"]
+        solver.schedule.load_state_dict(info["schedule"])
+        solver.epoch, solver.step, solver.sums = info["epoch"], info["step"], EpochSums(**info["sums"])
+        solver.history, solver.best_weights = History(**info["history"]), best_weights
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not the state of a training: {error!r}") from error
+    if solver.epoch > solver.epochs:
+        raise UsageError(f"epochs: {solver.epochs} is less than the {solver.epoch} that are done already")
+
+
+def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Raise CheckpointError naming the settings in which a saved training differs from the current one.
+
+    Parameters
+    ----------
+    saved, current : mapping
+        Nested settings; tuples and lists count as the same.
+
+    Raises
+    ------
+    CheckpointError
+
+    Examples
+    --------
+    >>> require_same({"seed": 0, "optimizer": {"lr": 0.1}}, {"seed": 0, "optimizer": {"lr": 0.2}})
+    Traceback (most recent call last):
+        ...
+    nnkit.errors.CheckpointError: saved with other settings: optimizer.lr (0.1 there, 0.2 here)
+    """
+    differences = list(_differences(saved, json.loads(to_json(current)), ""))
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise CheckpointError(f"saved with other settings: {', '.join(differences[:3])}{more}")
+
+
+def _differences(saved: Any, current: Any, where: str) -> Iterator[str]:
+    if isinstance(saved, dict) and isinstance(current, dict):
+        for key in {**saved, **current}:
+            yield from _differences(saved.get(key), current.get(key), f"{where}.{key}" if where else key)
+    elif saved != current:
+        yield f"{where} ({reprlib.repr(saved)} there, {reprlib.repr(current)} here)"
+
+
+def _settings(solver: Solver) -> dict[str, Any]:
+    """Return what decides the course of a training."""
+    loss = solver.loss
+    return {
+        "model": model_to_config(solver.model),
+        "loss": {"type": type(loss).__name__, **(loss.config() if hasattr(loss, "config") else {})},
+        "optimizer": solver.optimizer.config(),
+        "schedule": solver.schedule.config(),
+        "augment": None if solver.augment is None else asdict(solver.augment),
+        "normalize": solver.normalize,
+        "batch_size": solver.batch_size,
+        "clip_norm": solver.clip_norm,
+        "clip_value": solver.clip_value,
+        "ema": None if solver.ema is None else solver.ema.decay,
+        "seed": solver.seed,
+        "data": _fingerprint(solver.data),
+        "validation": None if solver.validation is None else _fingerprint(solver.validation),
+    }
+
+
+def _fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """Return what tells a data set from others: its size and classes, a checksum of its labels and some images."""
+    some = dataset.images[:: max(len(dataset) // 1000, 1)]
+    checksum = zlib.crc32(some.tobytes(), zlib.crc32(dataset.labels.tobytes()))
+    return {"images": len(dataset), "class_names": dataset.class_names, "checksum": checksum}

@@ -1,0 +1,365 @@
+"""Run folders: train a recipe into one, and read one back to evaluate, predict or resume."""
+
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import nnkit
+from nnkit import data, metrics, plots, recipes
+from nnkit._ext import get_num_threads, kernels
+from nnkit.checkpoint import load_model
+from nnkit.data import Dataset
+from nnkit.errors import UsageError, did_you_mean
+from nnkit.files import atomic_path
+from nnkit.history import History
+from nnkit.models import Model
+from nnkit.recipes import Recipe, toml
+from nnkit.report import write_report
+from nnkit.solver import Solver, TrainingInterrupted
+
+RUNS = Path("runs")
+CONFIG, MODEL, METRICS, EXAMPLE = "config.toml", "model.safetensors", "metrics.json", "example.png"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model says about labelled images.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (N,)
+    probabilities : ndarray of shape (N, classes)
+    class_names : sequence of str
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    class_names: Sequence[str]
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images whose likeliest class is the right one."""
+        return metrics.accuracy(self.labels, self.probabilities.argmax(axis=1))
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The confusion matrix of shape (classes, classes): true classes in rows, predicted ones in columns."""
+        return metrics.confusion_matrix(self.labels, self.probabilities.argmax(axis=1), len(self.class_names))
+
+    def figures(self) -> dict[str, Any]:
+        """Return accuracy, cross-entropy, macro averages and each class's scores, ready for JSON.
+
+        Returns
+        -------
+        dict
+        """
+        scores = metrics.precision_recall_f1(self.matrix)
+        given_to_truth = self.probabilities[np.arange(len(self.labels)), self.labels]
+        columns = zip(self.class_names, scores.precision, scores.recall, scores.f1, scores.support, strict=True)
+        return {
+            "test_images": len(self.labels),
+            "test_accuracy": self.accuracy,
+            "test_loss": float(-np.log(np.maximum(given_to_truth, 1e-30, dtype=np.float64)).mean()),
+            "macro_precision": scores.macro_precision,
+            "macro_recall": scores.macro_recall,
+            "macro_f1": scores.macro_f1,
+            "class_names": list(self.class_names),
+            "confusion_matrix": self.matrix.tolist(),
+            "classes": [
+                {"name": name, "precision": float(p), "recall": float(r), "f1": float(f1), "support": int(n)}
+                for name, p, r, f1, n in columns
+            ],
+        }
+
+
+def new_folder(name: str, root: Path = RUNS) -> Path:
+    """Make the next of the folders `root/name-1`, `root/name-2`, ... and return it.
+
+    Parameters
+    ----------
+    name : str
+        The recipe's.
+    root : path, default "runs"
+
+    Returns
+    -------
+    Path
+        An empty folder that no other process got.
+    """
+    pattern = re.compile(re.escape(name) + r"-(\d+)")
+    taken = [int(match[1]) for path in root.glob("*") if (match := pattern.fullmatch(path.name))]
+    number = max(taken, default=0)
+    while True:
+        number += 1
+        folder = root / f"{name}-{number}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:  # another process was faster
+            if not folder.exists():  # it is not the folder that exists, but a file called like `root`
+                raise
+
+
+def newest(name: str | None = None, root: Path = RUNS) -> Path:
+    """Return the run folder that was written to last.
+
+    Parameters
+    ----------
+    name : str, optional
+        Only of this recipe.
+    root : path, default "runs"
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
+    found = [path.parent for path in root.glob(f"{name or '*'}{'-*' if name else ''}/{CONFIG}")]
+    if not found:
+        raise UsageError(f"no run{f' of {name}' if name else ''} in {root}/ to resume; start one with: nnkit train")
+    return max(found, key=lambda folder: max(path.stat().st_mtime for path in folder.rglob("*")))
+
+
+def find(run: str | Path) -> Path:
+    """Return the run folder of that path, or of that name in `runs`.
+
+    Parameters
+    ----------
+    run : str or path
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    UsageError
+        If there is none, or it is no run folder.
+    """
+    for folder in (Path(run), RUNS / run):
+        if (folder / CONFIG).is_file():
+            return folder
+    known = sorted(path.parent.name for path in RUNS.glob(f"*/{CONFIG}"))
+    wrong = "has no config.toml, so it is no run folder" if Path(run).exists() else "no such run folder"
+    raise UsageError(f"{run}: {wrong}" + (did_you_mean(Path(run).name, known) if known else ""))
+
+
+def train(
+    recipe: Recipe,
+    folder: Path | None = None,
+    *,
+    resume: bool = False,
+    download: bool = False,
+    callbacks: Sequence[Callable[[Solver], object]] = (),
+    say: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
+    """Train a recipe, look at the test set once, and leave a complete run folder.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    folder : path, optional
+        Where to; the next `runs/<recipe>-<n>` if not given.
+    resume : bool, default False
+        Continue the run that `folder` holds.
+    download : bool, default False
+        Fetch data that is missing.
+    callbacks : sequence of callable
+        Handed to the Solver.
+    say : callable
+        Called with lines that tell what is going on.
+
+    Returns
+    -------
+    dict
+        The figures, as in `metrics.json`; "run" is the folder.
+
+    Raises
+    ------
+    UsageError, DataError, CheckpointError, DivergenceError, TrainingInterrupted, OSError
+        As the parts raise them. Nothing is written before data and settings are found to be right.
+    """
+    if folder and not resume and (folder / CONFIG).exists():
+        raise UsageError(f"{folder} already holds a run; continue it with --resume {folder}, or give another --out")
+    training, test = recipe.data.load(download)
+    training, validation = training.split(recipe.data.validation, recipe.seed)
+    folder = folder or new_folder(recipe.name)
+    try:
+        solver = make_solver(recipe, training, validation, out=folder, resume=resume, callbacks=callbacks)
+        with atomic_path(folder / CONFIG) as path:
+            path.write_text(toml.dumps(recipe.to_settings()), encoding="utf-8")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # goes if it is still empty
+        raise
+    model = solver.model
+    shape = "×".join(map(str, training.image_shape))
+    counts = f"{len(training):,} training, {len(validation):,} validation, {len(test):,} test images"
+    say(f"data    {recipe.data.name}: {counts} of {shape}, {training.num_classes} classes")
+    say(f"model   {recipe.model['name']}, {model.num_parameters:,} parameters")
+    say(f"run     {folder}")
+    try:
+        history = solver.train()
+    except TrainingInterrupted as interrupt:
+        raise TrainingInterrupted(f"{interrupt}: nnkit train --resume {folder}", interrupt.signum) from None
+    evaluation = evaluate_model(model, test, solver.normalize)
+    figures = {
+        "recipe": recipe.name,
+        "run": str(folder),
+        "seed": recipe.seed,
+        "parameters": model.num_parameters,
+        "epochs": len(history),
+        "best_epoch": history.best_epoch,
+        "seconds": sum(history.seconds),
+        "images_per_second": float(np.median(history.images_per_second)),
+        "val_accuracy": history.row(history.epoch.index(history.best_epoch))["val_accuracy"],
+        **evaluation.figures(),
+        "nnkit": nnkit.__version__,
+        "kernels": kernels.name,
+        "threads": get_num_threads(),
+    }
+    with atomic_path(folder / METRICS) as path:
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    say("drawing the pictures and the report")
+    _draw(folder, model, history, test, evaluation)
+    write_report(folder)
+    return figures
+
+
+def make_solver(recipe: Recipe, training: Dataset, validation: Dataset, **options: Any) -> Solver:
+    """Put together what trains a recipe.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    training, validation : Dataset
+    **options
+        Further arguments of the Solver.
+
+    Returns
+    -------
+    Solver
+    """
+    settings = dataclasses.asdict(recipe.training)
+    del settings["loss"], settings["label_smoothing"]  # are in create_loss
+    return Solver(
+        recipe.create_model(training.num_classes),
+        training,
+        recipe.create_optimizer(),
+        loss=recipe.create_loss(),
+        schedule=recipe.create_schedule(),
+        augment=recipe.data.augment,
+        normalize=recipe.data.normalize,
+        validation=validation,
+        seed=recipe.seed,
+        **settings,
+        **options,
+    )
+
+
+def evaluate_model(model: Model, dataset: Dataset, normalize: tuple[np.ndarray, np.ndarray]) -> Evaluation:
+    """Run a model over a data set.
+
+    Parameters
+    ----------
+    model : Model
+    dataset : Dataset
+    normalize : pair of ndarray of shape (C,)
+        Mean and standard deviation, as in training.
+
+    Returns
+    -------
+    Evaluation
+    """
+    parts = [model.predict_proba(x) for x, _ in data.batches(dataset, 250, normalize=normalize)]
+    return Evaluation(dataset.labels, np.concatenate(parts), dataset.class_names)
+
+
+def evaluate(run: str | Path, data_dir: str | None = None) -> dict[str, Any]:
+    """Measure a run's best model on the test set, from its saved weights.
+
+    Parameters
+    ----------
+    run : str or path
+    data_dir : str, optional
+        Where the data is, if not where the run found it.
+
+    Returns
+    -------
+    dict
+        As `Evaluation.figures`, and the run.
+    """
+    folder = find(run)
+    model, metadata = load_model(folder / MODEL)
+    recipe = recipes.load(folder / CONFIG, [f"data.dir={data_dir}"] if data_dir else [])
+    _, test = recipe.data.load()
+    evaluation = evaluate_model(model, test, _saved_normalization(metadata))
+    return {"run": str(folder), "recipe": recipe.name, **evaluation.figures()}
+
+
+def predict(run: str | Path, images: Sequence[str | Path], top: int = 5) -> list[dict[str, Any]]:
+    """Classify image files of any size.
+
+    Parameters
+    ----------
+    run : str or path
+        A run folder, or a `.safetensors` file that nnkit wrote.
+    images : sequence of str or path
+        PNG, JPEG or anything else that Pillow reads.
+    top : int, default 5
+        How many classes to return for each image.
+
+    Returns
+    -------
+    list of dict
+        For each image its path, and the likeliest classes with their probabilities, the likeliest first.
+    """
+    if top < 1:
+        raise UsageError(f"top: expected at least 1, got {top}")
+    path = Path(run) if Path(run).is_file() else find(run) / MODEL
+    model, metadata = load_model(path)
+    channels, height, width = model.input_shape
+    names, (mean, std) = metadata["class_names"], _saved_normalization(metadata)
+    answers = []
+    for image in images:
+        pixels = data.open_image(image, size=(height, width))
+        if channels == 1:
+            pixels = pixels.mean(axis=2, keepdims=True)
+        x = ((pixels / 255 - mean) / std).astype(np.float32)[None].transpose(0, 3, 1, 2)
+        probabilities = model.predict_proba(x)[0]
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        classes = [{"name": names[i], "probability": float(probabilities[i])} for i in best]
+        answers.append({"image": str(image), "classes": classes})
+    return answers
+
+
+def _saved_normalization(metadata: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    mean, std = metadata["normalize"]
+    return np.asarray(mean), np.asarray(std)
+
+
+def _draw(folder: Path, model: Model, history: History, test: Dataset, evaluation: Evaluation) -> None:
+    """Write the pictures, and the first test image as a file to try `nnkit predict` with."""
+    from PIL import Image
+
+    answers = test.images, test.labels, evaluation.probabilities, test.class_names
+    plots.save(plots.training_curves(history), folder / "training_curves.png")
+    plots.save(plots.confusion_matrix(evaluation.matrix, test.class_names), folder / "confusion_matrix.png")
+    plots.save(plots.predictions(*answers), folder / "predictions.png")
+    plots.save(plots.misclassified(*answers), folder / "misclassified.png")
+    first = next(iter(model.named_parameters().values()))
+    figure = plots.filters(first, input_shape=model.input_shape, class_names=test.class_names)
+    plots.save(figure, folder / "filters.png")
+    with atomic_path(folder / EXAMPLE) as path:
+        Image.fromarray(test.images[0].squeeze()).save(path)

@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM, noted when they come and acted on when it suits."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+
+class Interruption:
+    """Remembers the first Ctrl-C or SIGTERM that comes while listening; a second one raises KeyboardInterrupt at once.
+
+    Attributes
+    ----------
+    signum : int or None
+        The signal that came.
+
+    Examples
+    --------
+    >>> interruption = Interruption()
+    >>> with interruption.listening():
+    ...     signal.raise_signal(signal.SIGTERM)
+    >>> interruption.signum == signal.SIGTERM
+    True
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the place of the signals' handlers for a while; outside the main thread, where that cannot be, don't."""
+        self.signum = None
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        # Who has a signal ignored (nohup, a shell's background job) wants it to stay ignored.
+        heard = [signum for signum, handler in before.items() if handler is not signal.SIG_IGN]
+        try:
+            for signum in heard:
+                signal.signal(signum, self._note)
+            yield
+        finally:
+            for signum in heard:
+                signal.signal(signum, before[signum] or signal.SIG_DFL)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None:
+            raise KeyboardInterrupt
+        self.signum = signum

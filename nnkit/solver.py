@@ -1,0 +1,482 @@
+"""The training loop: read `Solver.train` first, then `Solver._step`; all else prepares or looks after these two."""
+
+import contextlib
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nnkit.callbacks import StopTraining
+from nnkit.checkpoint import save_model
+from nnkit.data import Augment, Dataset, batches, count_batches, epoch_order
+from nnkit.errors import DataError, DivergenceError, UsageError
+from nnkit.history import EpochSums, History
+from nnkit.layers import CrossEntropyLoss
+from nnkit.models import Model
+from nnkit.optim import (
+    Adam,
+    ConstantLR,
+    ExponentialMovingAverage,
+    Optimizer,
+    Schedule,
+    clip_grad_norm,
+    clip_grad_value,
+    gradient_norm,
+)
+from nnkit.resume import load_state, save_state
+from nnkit.signals import Interruption
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_DROPOUT = 2  # purpose of random numbers; 0 is the order of the images, 1 augmentation, 3 the validation split
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the training after a whole step; its state is saved if the Solver has an `out` folder.
+
+    Attributes
+    ----------
+    signum : int
+        Which signal it was.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+class Solver:
+    """Trains a model: epoch by epoch, each image once an epoch, keeping the best weights.
+
+    Everything random is drawn from (seed, purpose, epoch, batch or step), so that a run that was killed and resumed
+    ends with the very same weights, bit for bit, as one that was not.
+
+    Parameters
+    ----------
+    model : Model
+        Built or not; if not, it is built for the data's image shape with `seed`.
+    data : Dataset
+        What to train on. With `sample_weight`, images count in the loss by their weight.
+    optimizer : Optimizer, default Adam()
+    epochs : int, default 10
+    batch_size : int, default 64
+        Where a last batch of a single image would be left over, that image is left out of the epoch: batch
+        normalisation cannot learn from one.
+    schedule : Schedule, default ConstantLR()
+        Multiplies the optimizer's rate.
+    loss : layer of nnkit.layers.loss, default CrossEntropyLoss()
+    augment : Augment, optional
+        Random changes to the training images; validation images stay as they are.
+    normalize : {"standard", "unit"} or pair of (mean, std), default "standard"
+        By the channels' mean and standard deviation in the training part; pixels / 255 only; by numbers of your own.
+    validation : float, int, Dataset or None, default 0.1
+        A fraction of `data` or a number of its images to validate on, split off with `seed`; or a set of its own;
+        or nothing, in which case the last epoch counts as the best.
+    patience : int, optional
+        Stop after so many epochs without a better validation accuracy (or an equal one with a lower loss).
+    clip_norm, clip_value : float, optional
+        Limit the gradient's length, or its elements.
+    ema : float, optional
+        Decay of an exponential moving average of the weights; if given, the averaged weights are what is validated
+        and kept.
+    callbacks : iterable of callables
+        Each is called with the Solver at the end of each epoch; `StopTraining` ends the training.
+    out : path-like, optional
+        Folder for `model.safetensors` (the best weights), `history.csv` and `last.ckpt` (to resume from).
+    seed : int, default 0
+    resume : bool, default False
+        Go on from `last.ckpt` in `out`. All settings must be as they were; only `epochs` and `patience` may differ.
+    checkpoint_every : int, default 1
+        Write `last.ckpt` after so many epochs each, at the end, and when interrupted.
+    progress : bool, optional
+        Show a progress bar; by default only if stderr is a terminal.
+
+    Attributes
+    ----------
+    history : History
+    epoch, step : int
+        Epochs and steps done so far.
+    sums : EpochSums
+        Running figures of the epoch at hand.
+    normalize : (mean, std)
+        One number for each channel.
+    best_weights : dict of str to ndarray
+        The model's state at the end of the best epoch so far.
+
+    Raises
+    ------
+    UsageError
+        A setting is out of range, or does not fit the data.
+    DataError
+        An image holds NaN or infinity, or a label fits no output of the model.
+    CheckpointError
+        `resume` is asked for, but there is no checkpoint, or one of another training.
+
+    Examples
+    --------
+    >>> from nnkit import data, models
+    >>> from nnkit.optim import SGD
+    >>> solver = Solver(models.create("mlp", num_classes=10), data.make_shapes(500), SGD(lr=0.01), epochs=2)
+    >>> history = solver.train()
+    >>> history.epoch, history.step
+    ([1, 2], [8, 16])
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Dataset,
+        optimizer: Optimizer | None = None,
+        *,
+        epochs: int = 10,
+        batch_size: int = 64,
+        schedule: Schedule | None = None,
+        loss: Any = None,
+        augment: Augment | None = None,
+        normalize: str | tuple[ArrayLike, ArrayLike] = "standard",
+        validation: float | int | Dataset | None = 0.1,
+        patience: int | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        ema: float | None = None,
+        callbacks: Iterable[Callable[["Solver"], object]] = (),
+        out: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        resume: bool = False,
+        checkpoint_every: int = 1,
+        progress: bool | None = None,
+    ) -> None:
+        self.epochs, self.batch_size = _whole("epochs", epochs, 1), _whole("batch_size", batch_size, 1)
+        self.seed, self.checkpoint_every = _whole("seed", seed, 0), _whole("checkpoint_every", checkpoint_every, 1)
+        self.patience = None if patience is None else _whole("patience", patience, 1)
+        self.clip_norm, self.clip_value = _limit("clip_norm", clip_norm), _limit("clip_value", clip_value)
+        self.augment, self.callbacks, self.progress = augment, list(callbacks), progress
+        self.model, self.loss = model, CrossEntropyLoss() if loss is None else loss
+        self.optimizer = Adam() if optimizer is None else optimizer
+        self.schedule = ConstantLR() if schedule is None else schedule
+        self.ema = None if ema is None else ExponentialMovingAverage(ema)
+        self._set_data(data, validation, normalize)
+        self._fit_model_to_data()
+
+        self.epoch = self.step = 0
+        self.history, self.sums, self._interruption = History(), EpochSums(), Interruption()
+        self.best_weights = model.state_dict()
+        self._best_is_saved = False
+        self.out = None if out is None else Path(out)
+        self._open_out(resume)
+
+    def train(self) -> History:
+        """Train until all epochs are done, patience is at its end, or a callback raises `StopTraining`.
+
+        Whatever ended it, the model has its best weights afterwards. After an interruption it has the current ones,
+        and another call goes on where the training was.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        DivergenceError
+            The loss became NaN or infinite. The model has its best weights so far again.
+        TrainingInterrupted
+            Ctrl-C or SIGTERM came; the step was finished and everything saved. A second one aborts at once.
+        OSError
+            A file cannot be written, because the disk is full, say. The files before are unharmed.
+        """
+        with self._interruption.listening(), self._progress_bar() as bar:
+            try:
+                if self.step == 0:
+                    self._save_state()
+                while self.epoch < self.epochs and not self._is_out_of_patience():
+                    started = time.perf_counter()
+                    try:
+                        for x, y, weight in self._remaining_batches():
+                            self._step(x, y, weight)
+                            self._show(bar, len(x))
+                            self._raise_if_signalled()
+                    finally:
+                        self.sums.seconds += time.perf_counter() - started
+                    self._end_epoch()
+                    wants_to_stop = self._call_callbacks()
+                    self._save_epoch(wants_to_stop)
+                    self._raise_if_signalled()
+                    if wants_to_stop:
+                        break
+            except TrainingInterrupted:
+                self._save_best()
+                self._save_state()
+                raise
+            except DivergenceError:
+                self.model.load_state_dict(self.best_weights)
+                raise
+        self.model.load_state_dict(self.best_weights)
+        return self.history
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _step(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> None:
+        """Learn from one batch: scores, loss, gradients, a step of the optimizer."""
+        model, optimizer, sums = self.model, self.optimizer, self.sums
+        model.reseed((self.seed, _DROPOUT, self.step))
+        optimizer.lr = optimizer.initial_lr * self.schedule.factor(self.step, self.steps_per_epoch, self.epochs)
+
+        scores = model.forward(x, training=True)
+        loss = self.loss.forward(scores, y, weight)
+        if not math.isfinite(loss):
+            raise self._divergence(f"the loss became {loss}")
+        model.backward(self.loss.backward(), input_gradient=False)
+
+        is_last = sums.batches == self.steps_per_epoch - 1
+        if self.clip_norm is not None:
+            sums.grad_norm = clip_grad_norm(model.flat_grads, self.clip_norm)
+        elif is_last:
+            sums.grad_norm = gradient_norm(model.flat_grads)
+        if self.clip_value is not None:
+            clip_grad_value(model.flat_grads, self.clip_value)
+        optimizer.step(model.flat_params, model.flat_grads)
+        if self.ema is not None:
+            self.ema.update(model.flat_params)
+
+        sums.add(loss, scores, y, weight)
+        sums.lr = optimizer.lr
+        self.step += 1
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def evaluate(self, dataset: Dataset) -> tuple[float, float]:
+        """Measure the model as it is, on images as they are: no augmentation, no dropout, batch norm's running figures.
+
+        Parameters
+        ----------
+        dataset : Dataset
+
+        Returns
+        -------
+        loss, accuracy : float
+        """
+        sums = EpochSums()
+        with contextlib.closing(self._batches(dataset)) as stream:
+            for x, y in stream:
+                weight = dataset.sample_weight
+                if weight is not None:
+                    weight = weight[sums.images : sums.images + len(y)]
+                scores = self.model.forward(x)
+                sums.add(self.loss.forward(scores, y, weight), scores, y, weight)
+                self._raise_if_signalled()
+        return sums.mean_loss, sums.accuracy
+
+    def _remaining_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Yield the epoch's batches, those that were done before an interruption left out, with sample weights."""
+        weights, size = self.data.sample_weight, self.batch_size
+        if weights is not None:
+            weights = weights[epoch_order(len(self.data), self.seed, self.epoch)]
+        first = self.sums.batches
+        options = {"shuffle": True, "augment": self.augment, "seed": self.seed, "drop_single": True}
+        with contextlib.closing(self._batches(self.data, epoch=self.epoch, start=first, **options)) as stream:
+            for index, (x, y) in enumerate(stream, first):
+                yield x, y, None if weights is None else weights[index * size : index * size + len(y)]
+
+    def _batches(self, dataset: Dataset, **options: Any) -> Any:
+        dtype = self.model.flat_params.dtype
+        return batches(dataset, self.batch_size, normalize=self.normalize, dtype=dtype, **options)
+
+    def _end_epoch(self) -> None:
+        """Validate, write the epoch into the history, and remember the weights if they are the best so far."""
+        started = time.perf_counter()
+        sums, val_loss, val_accuracy = self.sums, None, None
+        self._require_finite_weights()
+        with self._averaged_weights():
+            if self.validation is not None:
+                val_loss, val_accuracy = self.evaluate(self.validation)
+                if not math.isfinite(val_loss):
+                    raise self._divergence(f"the validation loss became {val_loss}")
+            self.epoch += 1
+            self.history.append(
+                epoch=self.epoch,
+                step=self.step,
+                train_loss=sums.mean_loss,
+                train_accuracy=sums.accuracy,
+                val_loss=val_loss,
+                val_accuracy=val_accuracy,
+                lr=sums.lr,
+                grad_norm=sums.grad_norm,
+                seconds=sums.seconds + time.perf_counter() - started,
+                images_per_second=sums.images / sums.seconds,
+            )
+            if self.history.best_epoch == self.epoch:
+                self.best_weights = self.model.state_dict()
+                self._best_is_saved = False
+        self.schedule.update(self.history.train_loss[-1] if val_loss is None else val_loss)
+        self.sums = EpochSums()
+
+    def _call_callbacks(self) -> bool:
+        """Call all callbacks; return whether one of them wants to stop."""
+        wants_to_stop = False
+        for callback in self.callbacks:
+            try:
+                callback(self)
+            except StopTraining:
+                wants_to_stop = True
+        return wants_to_stop
+
+    def _is_out_of_patience(self) -> bool:
+        best = self.history.best_epoch
+        return self.patience is not None and best is not None and self.epoch - best >= self.patience
+
+    @contextlib.contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """Put the averaged weights, if there are any, into the model for a while."""
+        if self.ema is None or self.ema.average is None:
+            yield
+            return
+        params = self.model.flat_params
+        current = params.copy()
+        params[:] = self.ema.average
+        try:
+            yield
+        finally:
+            params[:] = current
+
+    def _raise_if_signalled(self) -> None:
+        if self._interruption.signum is None:
+            return
+        self._require_finite_weights()  # what is saved shall be worth going on from
+        signum = self._interruption.signum
+        kept = "nothing is saved, as there is no `out` folder; train() goes on from here"
+        if self.out is not None:
+            kept = f"all is saved in {self.out}; resume to go on from here"
+        where = f"after step {self.step} (epoch {min(self.epoch + 1, self.epochs)} of {self.epochs})"
+        raise TrainingInterrupted(f"training interrupted by {signal.Signals(signum).name} {where}; {kept}", signum)
+
+    def _require_finite_weights(self) -> None:
+        if not np.isfinite(self.model.flat_params).all():
+            raise self._divergence("weights became NaN or infinite")
+
+    def _divergence(self, what: str) -> DivergenceError:
+        kept = "in the model" if self.out is None else f"in {self._state_path}"
+        where = f"at step {self.step + 1} (epoch {self.epoch + 1}) with lr {self.optimizer.lr:g}"
+        hint = f"try a lower rate (e.g. {self.optimizer.initial_lr / 10:g}) or gradient clipping (clip_norm=1.0)"
+        return DivergenceError(f"{what} {where}; {hint}; the last finite weights are {kept}")
+
+    def _set_data(self, data: Dataset, validation: Any, normalize: Any) -> None:
+        """Split off the validation part and settle the normalisation."""
+        self.data, self.validation = data, validation
+        if validation is not None and not isinstance(validation, Dataset):
+            self.data, self.validation = data.split(validation, self.seed)
+        if self.patience is not None and self.validation is None:
+            raise UsageError("patience: stopping early needs a validation set, got validation=None")
+        if self.batch_size > len(self.data):
+            raise UsageError(f"batch_size: {self.batch_size} is more than the {len(self.data)} images to train on")
+        if isinstance(normalize, str) and normalize not in ("standard", "unit"):
+            raise UsageError(f"normalize: expected 'standard', 'unit' or (mean, std), got {normalize!r}")
+        self.steps_per_epoch = count_batches(len(self.data), self.batch_size, drop_single=True)
+        channels = data.image_shape[0]
+        if isinstance(normalize, str):
+            normalize = self.data.statistics() if normalize == "standard" else (0.0, 1.0)
+        mean, std = (np.broadcast_to(np.asarray(value, float), channels) for value in normalize)
+        self.normalize = mean, np.where(std == 0, 1.0, std)  # a channel without contrast stays as it is
+
+    def _fit_model_to_data(self) -> None:
+        """Build the model if need be, and find data that would spoil the training before it starts."""
+        if not self.model.built:
+            self.model.build(self.data.image_shape, seed=self.seed)
+        inputs, outputs = self.model.input_shape, self.model.output_shape
+        sets = {"training": self.data} | ({} if self.validation is None else {"validation": self.validation})
+        for name, dataset in sets.items():
+            if dataset.image_shape != inputs:
+                raise UsageError(f"{name} set: the model expects images of shape {inputs}, got {dataset.image_shape}")
+            if outputs is None or len(outputs) != 1 or dataset.num_classes > outputs[0]:
+                raise UsageError(f"{name} set: {dataset.num_classes} classes, but the model's output is {outputs}")
+            if (wrong := _first_not_finite(dataset.images)) is not None:
+                raise DataError(f"{name} set: image {wrong} holds NaN or infinity")
+        self.optimizer.bind(self.model.parameter_slices())
+
+    def _open_out(self, resume: bool) -> None:
+        if resume and self.out is None:
+            raise UsageError("resume: expected the folder to go on from as `out`, got None")
+        if resume:
+            load_state(self, self._state_path)
+            self._best_is_saved = True
+        elif self.out is not None and self._state_path.exists():
+            raise UsageError(f"out: {self.out} holds a run already; resume it (resume=True) or choose another folder")
+
+    @property
+    def _state_path(self) -> Path:
+        return Path(self.out or ".") / "last.ckpt" / "state.safetensors"
+
+    def _save_epoch(self, is_last: bool) -> None:
+        """Write what the epoch has brought.
+
+        The best model comes before the state. A kill in between costs nothing: the resumed run finds the older state,
+        goes through the same epoch once more and writes the same model.
+        """
+        self._save_best()
+        if self.out is not None:
+            self.history.to_csv(self.out / "history.csv")
+        is_last = is_last or self.epoch == self.epochs or self._is_out_of_patience()
+        if is_last or self.epoch % self.checkpoint_every == 0:
+            self._save_state()
+
+    def _save_best(self) -> None:
+        """Write the best model, if it is not on the disk yet."""
+        best = self.history.best_epoch
+        if self.out is None or self._best_is_saved or best is None:
+            return
+        row = self.history.row(self.history.epoch.index(best))
+        figures = {key: row[key] for key in ("epoch", "step", "val_loss", "val_accuracy")}
+        metadata = {"class_names": self.data.class_names, "normalize": self.normalize, **figures}
+        save_model(self.out / "model.safetensors", self.model, metadata, weights=self.best_weights)
+        self._best_is_saved = True
+
+    def _save_state(self) -> None:
+        if self.out is not None:
+            save_state(self, self._state_path)
+
+    def _progress_bar(self) -> "tqdm[Any]":
+        from tqdm import tqdm
+
+        is_shown = sys.stderr.isatty() if self.progress is None else self.progress
+        per_epoch = min(self.steps_per_epoch * self.batch_size, len(self.data))
+        done = self.epoch * per_epoch + self.sums.images
+        total = self.epochs * per_epoch
+        return tqdm(
+            total=total, initial=done, unit=" images", unit_scale=True, dynamic_ncols=True, disable=not is_shown
+        )
+
+    def _show(self, bar: "tqdm[Any]", images: int) -> None:
+        if not bar.disable:
+            figures = f"loss {self.sums.mean_loss:.3f}, accuracy {self.sums.accuracy:.1%}"
+            bar.set_description_str(f"epoch {self.epoch + 1}/{self.epochs}", refresh=False)
+            bar.set_postfix_str(figures, refresh=False)
+            bar.update(images)
+
+
+def _whole(name: str, value: Any, lowest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
+        raise UsageError(f"{name}: expected a whole number >= {lowest}, got {value!r}")
+    return int(value)
+
+
+def _limit(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UsageError(f"{name}: expected a number > 0, got {value!r}")
+    return float(value)
+
+
+def _first_not_finite(images: np.ndarray) -> int | None:
+    """Return the index of the first image with NaN or infinity in it."""
+    if images.dtype == np.uint8:
+        return None
+    for index, image in enumerate(images):
+        if not np.isfinite(image).all():
+            return index
+    return None

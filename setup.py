@@ -1,0 +1,78 @@
+"""Build the compiled kernels; everything else about the package is in pyproject.toml.
+
+One binary serves every processor of its kind: each instruction set's functions carry their own target attribute and are
+chosen at run time, so no flag here names a processor. Where no C compiler works, the package installs without the
+extension and runs on NumPy.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError
+
+EXT = Path("nnkit/_ext")
+# No kernel reads errno or floating-point exception flags. Not -ffast-math: NaN must stay NaN.
+FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+# What the kernels need: vector extensions, shuffles, POSIX threads.
+NEEDED = """
+#include <pthread.h>
+typedef float vec __attribute__((vector_size(16)));
+static pthread_key_t key;
+int main(void) {
+    vec v = {0, 1, 2, 3};
+    v = __builtin_shufflevector(v, v, 0, 4, 1, 5);
+    return pthread_key_create(&key, 0) + (int)v[0];
+}
+"""
+OPENMP = """
+#include <omp.h>
+int main(void) { int n = 0;
+#pragma omp parallel reduction(+:n)
+n += 1;
+return omp_get_max_threads() < 1 || n < 1; }
+"""
+
+
+class BuildKernels(build_ext):
+    """Compile with OpenMP where the compiler has it, and go on without the extension where there is no compiler."""
+
+    def build_extensions(self):
+        try:
+            if not self.compiles(NEEDED, FLAGS):
+                return self.skip("no working C compiler with GCC's vector extensions")
+            openmp = next((flag for flag in (["-fopenmp"], []) if self.compiles(OPENMP, flag)), [])
+            for extension in self.extensions:
+                extension.extra_compile_args = FLAGS + openmp
+                extension.extra_link_args = openmp
+            super().build_extensions()
+        except (BaseError, OSError) as error:
+            self.skip(str(error).splitlines()[0])
+
+    def skip(self, reason):
+        self.extensions = []
+        print(f"nnkit: compiled kernels left out, NumPy will be used instead: {reason}", file=sys.stderr)
+
+    def compiles(self, source, flags):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "probe.c"
+            path.write_text(source)
+            try:
+                objects = self.compiler.compile([str(path)], output_dir=folder, extra_postargs=flags)
+                self.compiler.link_executable(objects, "probe", output_dir=folder, extra_postargs=flags)
+            except (BaseError, OSError):
+                return False
+        return True
+
+
+EXTENSION = Extension(
+    "nnkit._ext.compiled",
+    sources=[str(EXT / name) for name in
+             ("compiled.pyx", "dispatch.c", "threads.c", "avx512.c", "avx2.c", "baseline.c")],
+    depends=[str(path) for path in sorted(EXT.glob("*.h"))],
+    include_dirs=[str(EXT)],
+)
+
+setup(ext_modules=[EXTENSION], cmdclass={"build_ext": BuildKernels})

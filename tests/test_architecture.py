@@ -1,0 +1,83 @@
+"""The house's floors: who may import whom, and what `import nnkit` loads."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nnkit
+
+PACKAGE = Path(nnkit.__file__).parent
+
+# What each module may import from nnkit besides itself and `errors`, `files` and `_ext`.
+ALLOWED = {
+    "_ext": set(),
+    "errors": set(),
+    "files": set(),
+    "initializers": set(),
+    "metrics": set(),
+    "optim": set(),
+    "history": set(),
+    "functional": set(),
+    "data": set(),
+    "testing": {"layers"},
+    "layers": {"functional", "initializers"},
+    "models": {"layers", "functional", "initializers"},
+    "checkpoint": {"models", "layers"},
+    "plots": {"history", "metrics"},
+    "report": {"history", "metrics", "plots"},
+}
+HEAVY = ("matplotlib", "torch", "sklearn", "streamlit", "PIL", "optuna", "safetensors", "pooch", "tqdm")
+
+
+def imported_by(path):
+    """The nnkit modules that a file imports, by their first name, those under TYPE_CHECKING left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively"
+            module = node.module or ""
+            names = [f"nnkit.{alias.name}" for alias in node.names] if module == "nnkit" else [module]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "nnkit" and len(parts) > 1:
+                yield parts[1]
+
+
+def module_files():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", module_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_never_turn_back(path):
+    floor = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if floor not in ALLOWED:
+        pytest.skip("an upper floor")
+    allowed = ALLOWED[floor] | {floor, "errors", "files", "_ext", "__version__"}
+    assert set(imported_by(path)) <= allowed
+
+
+def test_lower_floors_never_import_the_command_line():
+    for path in module_files():
+        floor = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if floor not in ("cli", "__main__"):
+            assert "cli" not in set(imported_by(path)), path
+
+
+def test_import_loads_nothing_heavy():
+    code = f"import sys, nnkit; print([m for m in {HEAVY} if m in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
+def test_every_module_says_what_it_is():
+    for path in module_files():
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path

@@ -1,0 +1,211 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nnkit
+from nnkit import recipes, runs
+from nnkit.checkpoint import load_model
+from nnkit.cli import main
+from nnkit.history import History
+
+SMALL = [
+    "--set", "data.train_count=1000", "--set", "data.test_count=100", "--set", "data.validation=100",
+    "--set", "model.widths=[8, 8]", "--set", "training.batch_size=20",
+]  # fmt: skip
+# Commands run the nnkit that is tested, wherever it lies, on one thread so as not to get in each other's way.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(nnkit.__file__).parents[1]), "NNKIT_NUM_THREADS": "1"}
+FILES = {
+    "config.toml", "history.csv", "metrics.json", "model.safetensors", "last.ckpt", "training_curves.png",
+    "confusion_matrix.png", "predictions.png", "misclassified.png", "filters.png", "report.html", "example.png",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of two epochs, and what the command printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    command = [sys.executable, "-m", "nnkit", "train", "--epochs", "2", *SMALL]
+    printed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    assert printed.stderr == ""
+    return folder / "runs" / "quickstart-1", printed.stdout
+
+
+def test_train_leaves_a_complete_run_folder(trained):
+    run, _ = trained
+    assert {path.name for path in run.iterdir()} == FILES
+    history = History.from_csv(run / "history.csv")
+    assert history.epoch == [1, 2]
+    figures = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert figures["recipe"] == "quickstart"
+    assert figures["epochs"] == 2
+    assert figures["test_images"] == 100
+    assert figures["val_accuracy"] == history.val_accuracy[history.best_epoch - 1]
+    assert recipes.load(run / "config.toml").data.options == {"train_count": 1000, "test_count": 100}
+
+
+def test_train_prints_a_line_an_epoch_and_what_to_try_next(trained, monkeypatch, capsys):
+    run, printed = trained
+    lines = printed.splitlines()
+    assert [line[:9] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
+    assert "runs/quickstart-1/report.html" in printed
+    monkeypatch.chdir(run.parent.parent)
+    commands = [line.split() for line in lines if line.startswith("  nnkit")]
+    assert [command[1] for command in commands] == ["predict", "evaluate", "train"]
+    for command in commands[:2]:
+        assert main(command[1:]) == 0
+    assert commands[2][2] in recipes.names()
+    capsys.readouterr()
+
+
+def test_evaluate_finds_the_same_figures_again(trained, capsys):
+    run, _ = trained
+    figures = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert main(["evaluate", str(run), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    for key in ("test_accuracy", "test_images", "confusion_matrix", "class_names", "macro_f1"):
+        assert again[key] == figures[key]
+    assert main(["evaluate", str(run)]) == 0
+    text = capsys.readouterr().out
+    assert f"{figures['test_accuracy']:.2%}" in text
+    assert all(name in text for name in figures["class_names"])
+
+
+def test_predict(trained, capsys):
+    run, _ = trained
+    assert main(["predict", str(run), str(run / "example.png"), str(run / "filters.png"), "--json", "--top", "3"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert second["image"] == str(run / "filters.png")
+    probabilities = [entry["probability"] for entry in first["classes"]]
+    assert len(probabilities) == 3
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert 0 < sum(probabilities) <= 1 + 1e-6
+    assert main(["predict", str(run / "model.safetensors"), str(run / "example.png"), "--top", "99"]) == 0
+    assert capsys.readouterr().out.count("%") == 10
+    assert main(["predict", str(run), str(run / "example.png"), "--top", "0"]) == 2
+
+
+def test_predict_agrees_with_the_evaluation(trained):
+    run, _ = trained
+    _, test = recipes.load(run / "config.toml").data.load()
+    model, metadata = load_model(run / "model.safetensors")
+    evaluation = runs.evaluate_model(model, test, metadata["normalize"])
+    (answer,) = runs.predict(run, [run / "example.png"], top=10)
+    expected = dict(zip(test.class_names, evaluation.probabilities[0], strict=True))
+    for entry in answer["classes"]:
+        assert entry["probability"] == pytest.approx(expected[entry["name"]], abs=1e-5)
+
+
+def test_train_json_is_all_that_stdout_holds(tmp_path, capsys):
+    assert main(["train", "--json", "--epochs", "1", "--out", str(tmp_path / "run"), *SMALL]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["run"] == str(tmp_path / "run")
+    assert "epoch 1/1" in printed.err
+
+
+def test_run_folders_are_numbered(tmp_path):
+    (tmp_path / "mine-7").mkdir()
+    (tmp_path / "mine-old").mkdir()
+    assert runs.new_folder("mine", tmp_path) == tmp_path / "mine-8"
+    assert runs.new_folder("mine", tmp_path) == tmp_path / "mine-9"
+    assert runs.new_folder("other", tmp_path / "new") == tmp_path / "new" / "other-1"
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        runs.new_folder("mine", tmp_path / "file")
+
+
+def test_recipes(capsys):
+    assert main(["recipes"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == recipes.names()
+    assert main(["recipes", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == recipes.names()
+    assert main(["recipes", "cifar10-cnn"]) == 0
+    assert capsys.readouterr().out == recipes.source("cifar10-cnn")
+
+
+def test_info(capsys, tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert main(["info", "--json", "--data", str(tmp_path)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["nnkit"] == nnkit.__version__
+    assert facts["data_folder"] == str(tmp_path)
+    assert facts["threads"] >= 1
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert facts["kernels"] in text
+    assert facts["kernels_reason"] in text
+
+
+def test_version_and_help(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"nnkit {nnkit.__version__}\n"
+    assert main(["train", "--help"]) == 0
+    assert "--resume" in capsys.readouterr().out
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(nnkit.errors.UsageError):
+        main(["train", "no-such-recipe", "--debug"])
+
+
+def test_a_reader_that_goes_away_is_no_fault():
+    command = f"{sys.executable} -m nnkit recipes cifar10-cnn | true; echo ${{PIPESTATUS[0]}}"
+    printed = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=ENVIRONMENT)
+    assert printed.stderr == ""
+    assert printed.stdout.strip() in ("0", "1")
+
+
+def start(folder):
+    command = [sys.executable, "-m", "nnkit", "train", "--out", str(folder), "--epochs", "3", *SMALL]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+
+
+def resume(folder):
+    command = [sys.executable, "-m", "nnkit", "train", "--resume", str(folder)]
+    subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The weights of a run of three epochs that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start(folder)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return load_model(folder / "model.safetensors")[0].state_dict(), History.from_csv(folder / "history.csv")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_interrupted_and_resumed_ends_with_the_same_weights(undisturbed, tmp_path, signum):
+    folder = tmp_path / "run"
+    process = start(folder)
+    for line in process.stdout:
+        if line.startswith("epoch 1/3"):
+            break
+    deadline = time.monotonic() + 30
+    while not list(folder.glob("last.ckpt/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.02)  # into the middle of the second epoch
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    if signum == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + signum
+        assert errors.count("\n") == 1
+        assert f"nnkit train --resume {folder}" in errors
+    assert not (folder / "metrics.json").exists()
+    resume(folder)
+    state, history = undisturbed
+    resumed = load_model(folder / "model.safetensors")[0].state_dict()
+    for name, array in state.items():
+        np.testing.assert_array_equal(resumed[name], array, err_msg=name)
+    again = History.from_csv(folder / "history.csv")
+    assert again.train_loss == history.train_loss
+    assert again.val_accuracy == history.val_accuracy

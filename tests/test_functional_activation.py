@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from nnkit import functional as F
+from nnkit.testing import check_function_gradients
+
+FUNCTIONS = {
+    "relu": ({}, "relu", {}),
+    "leaky_relu": ({"negative_slope": 0.2}, "leaky_relu", {"negative_slope": 0.2}),
+    "gelu": ({}, "gelu", {}),
+    "gelu-tanh": ({"approximate": "tanh"}, "gelu", {"approximate": "tanh"}),
+    "silu": ({}, "silu", {}),
+    "sigmoid": ({}, "sigmoid", {}),
+    "tanh": ({}, "tanh", {}),
+    "softmax": ({}, "softmax", {"dim": 1}),
+}
+
+
+def pair(name):
+    options, base = FUNCTIONS[name][0], name.split("-")[0]
+    return (lambda x: getattr(F, f"{base}_forward")(x, **options)), getattr(F, f"{base}_backward")
+
+
+def channels_last(x):
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_agrees_with_torch(rng, name, dtype):
+    torch = pytest.importorskip("torch")
+    _, theirs, options = FUNCTIONS[name]
+    x = (rng.normal(size=(3, 4, 5, 6)) * 4).astype(dtype)
+    dout = rng.normal(size=x.shape).astype(dtype)
+    tensor = torch.tensor(x, requires_grad=True)
+    expected = getattr(torch.nn.functional, theirs, None) or getattr(torch, theirs)
+    expected = expected(tensor, **options)
+    expected.backward(torch.tensor(dout))
+    forward, backward = pair(name)
+    out, cache = forward(x)
+    dx = backward(dout, cache)
+    assert out.dtype == dx.dtype == dtype
+    tolerance = 2e-6 if dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(out, expected.detach(), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(dx, tensor.grad, rtol=tolerance, atol=5 * tolerance)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients(rng, name):
+    check_function_gradients(*pair(name), rng.normal(size=(3, 7)))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_layouts(rng, name):
+    """Channels-last stays so, slices work, and the gradient may come in another layout than the input."""
+    forward, backward = pair(name)
+    x, dout = rng.normal(size=(2, 3, 4, 5)), rng.normal(size=(2, 3, 4, 5))
+    expected, cache = forward(x)
+    expected_dx = backward(dout, cache)
+    out, cache = forward(channels_last(x))
+    assert out.strides == channels_last(x).strides
+    np.testing.assert_allclose(out, expected, rtol=1e-12)
+    np.testing.assert_allclose(backward(dout, cache), expected_dx, rtol=1e-12)
+    np.testing.assert_allclose(backward(channels_last(dout), cache), expected_dx, rtol=1e-12)
+    wide = np.repeat(x, 2, axis=3)[::-1, :, :, ::2]
+    np.testing.assert_allclose(forward(wide)[0], expected[::-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_extremes_give_no_warnings(name):
+    forward, backward = pair(name)
+    out, cache = forward(np.array([[-1e4, -50.0, 0.0, 50.0, 1e4]], np.float32))
+    assert np.isfinite(out).all()
+    assert np.isfinite(backward(np.ones_like(out), cache)).all()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_nan_comes_through(name):
+    assert np.isnan(pair(name)[0](np.array([[np.nan, 1.0]]))[0]).any()
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "softmax"])
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (1,)], ids=str)
+def test_odd_shapes(name, shape):
+    forward, backward = pair(name)
+    out, cache = forward(np.ones(shape))
+    assert out.shape == backward(np.ones(shape), cache).shape == shape
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="'none' or 'tanh', got 'fast'"):
+        F.gelu_forward(np.ones(3), "fast")
+    with pytest.raises(ValueError, match="classes in axis 1"):
+        F.softmax_forward(np.ones(3))
+    with pytest.raises(TypeError, match="real numbers"):
+        F.relu_forward(np.array(["a"]))
+    with pytest.raises(ValueError, match="relu: expected dout of the output's shape"):
+        F.relu_backward(np.ones(4), F.relu_forward(np.ones(3))[1])

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from nnkit import functional as F
+from nnkit.testing import check_function_gradients
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("n", "i", "o"), [(1, 1, 1), (5, 17, 3), (64, 100, 33), (0, 4, 3)])
+def test_agrees_with_torch(rng, dtype, bias, n, i, o):
+    torch = pytest.importorskip("torch")
+    arrays = [rng.normal(size=s).astype(dtype) for s in [(n, i), (o, i), (o,)]]
+    arrays = arrays if bias else arrays[:2]
+    dout = rng.normal(size=(n, o)).astype(dtype)
+    out, cache = F.linear_forward(*arrays)
+    gradients = F.linear_backward(dout, cache)
+    theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
+    expected = torch.nn.functional.linear(*theirs)
+    expected.backward(torch.tensor(dout))
+    tolerance = 1e-4 if dtype == np.float32 else 1e-10
+    assert out.dtype == dtype
+    np.testing.assert_allclose(out, expected.detach(), rtol=tolerance, atol=tolerance)
+    for ours, tensor in zip(gradients, theirs, strict=False):
+        np.testing.assert_allclose(ours, tensor.grad, rtol=tolerance, atol=tolerance)
+    assert bias or gradients[2] is None
+
+
+def test_gradients(rng):
+    inputs = rng.normal(size=(4, 5)), rng.normal(size=(3, 5)), rng.normal(size=3)
+    check_function_gradients(F.linear_forward, F.linear_backward, *inputs)
+
+
+def test_any_layout_and_integers(rng):
+    x, weight = rng.normal(size=(10, 6))[::-2].T, np.asfortranarray(rng.integers(-3, 3, size=(4, 5)))
+    np.testing.assert_allclose(F.linear_forward(x, weight)[0], x @ weight.T)
+    assert F.linear_forward(weight, weight)[0].dtype == np.float32
+
+
+def test_writes_into_the_given_arrays(rng):
+    x, weight, dout = rng.normal(size=(4, 5)), rng.normal(size=(3, 5)), rng.normal(size=(4, 3))
+    _, cache = F.linear_forward(x, weight, np.zeros(3))
+    dweight, dbias = np.full((3, 5), 9.0), np.full(3, 9.0)
+    got = F.linear_backward(dout, cache, dweight, dbias)
+    assert got[1] is dweight
+    assert got[2] is dbias
+    np.testing.assert_allclose(dweight, dout.T @ x)
+    np.testing.assert_allclose(dbias, dout.sum(axis=0))
+
+
+def test_inputs_are_not_modified(rng):
+    arrays = rng.normal(size=(4, 5)), rng.normal(size=(3, 5)), rng.normal(size=3), rng.normal(size=(4, 3))
+    before = [a.copy() for a in arrays]
+    F.linear_backward(arrays[3], F.linear_forward(*arrays[:3])[1])
+    for a, b in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((np.ones((2, 4)), np.ones((3, 5))), ValueError, r"expected x of shape \(N, 5\), got \(2, 4\)"),
+        ((np.ones((2, 5)), np.ones(5)), ValueError, r"weight of shape \(O, I\)"),
+        ((np.ones((2, 5)), np.ones((3, 5)), np.ones(2)), ValueError, r"bias of shape \(3,\), got \(2,\)"),
+        ((np.ones((2, 5), complex), np.ones((3, 5))), TypeError, "complex128"),
+        ((np.array([["a"]]), np.ones((3, 1))), TypeError, "real numbers"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        F.linear_forward(*arguments)
+
+
+def test_bad_gradients():
+    _, cache = F.linear_forward(np.ones((2, 5)), np.ones((3, 5)), np.ones(3))
+    with pytest.raises(ValueError, match=r"dout of the output's shape \(2, 3\), got \(2, 4\)"):
+        F.linear_backward(np.ones((2, 4)), cache)
+    with pytest.raises(ValueError, match="dweight to be a C-contiguous float64"):
+        F.linear_backward(np.ones((2, 3)), cache, np.ones((3, 5), np.float32))

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+
+from nnkit import functional as F
+from nnkit.layers import CrossEntropyLoss, MSELoss, MultiMarginLoss
+from nnkit.testing import check_function_gradients
+
+CASES = [(0.0, False), (0.1, False), (0.0, True), (0.2, True), (1.0, True)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("smoothing", "weighted"), CASES)
+def test_cross_entropy_agrees_with_torch(rng, dtype, smoothing, weighted):
+    torch = pytest.importorskip("torch")
+    scores, labels = (rng.normal(size=(7, 5)) * 5).astype(dtype), rng.integers(0, 5, size=7)
+    weight = rng.uniform(0.1, 3, size=5).astype(dtype) if weighted else None
+    theirs = torch.tensor(scores, requires_grad=True)
+    expected = torch.nn.functional.cross_entropy(
+        theirs,
+        torch.tensor(labels),
+        weight=None if weight is None else torch.tensor(weight),
+        label_smoothing=smoothing,
+    )
+    expected.backward()
+    loss, cache = F.cross_entropy_forward(scores, labels, label_smoothing=smoothing, class_weight=weight)
+    dscores = F.cross_entropy_backward(1.0, cache)
+    assert isinstance(loss, float)
+    assert dscores.dtype == dtype
+    tolerance = 1e-5 if dtype == np.float32 else 1e-12
+    assert loss == pytest.approx(expected.item(), rel=tolerance)
+    np.testing.assert_allclose(dscores, theirs.grad, rtol=tolerance, atol=tolerance)
+
+
+def test_multi_margin_agrees_with_torch(rng):
+    torch = pytest.importorskip("torch")
+    scores, labels = rng.normal(size=(7, 5)), rng.integers(0, 5, size=7)
+    theirs = torch.tensor(scores, requires_grad=True)
+    expected = torch.nn.functional.multi_margin_loss(theirs, torch.tensor(labels), margin=0.7)
+    expected.backward()
+    loss, cache = F.multi_margin_forward(scores, labels, margin=0.7)
+    assert loss == pytest.approx(expected.item())
+    np.testing.assert_allclose(F.multi_margin_backward(1.0, cache), theirs.grad)
+
+
+def test_mse_agrees_with_torch(rng):
+    torch = pytest.importorskip("torch")
+    predictions, targets = rng.normal(size=(4, 3, 2)), rng.normal(size=(4, 3, 2))
+    theirs = torch.tensor(predictions, requires_grad=True)
+    expected = torch.nn.functional.mse_loss(theirs, torch.tensor(targets))
+    expected.backward()
+    loss, cache = F.mse_forward(predictions, targets)
+    assert loss == pytest.approx(expected.item())
+    np.testing.assert_allclose(F.mse_backward(1.0, cache), theirs.grad)
+
+
+@pytest.mark.parametrize(("smoothing", "weighted"), CASES)
+def test_gradients(rng, smoothing, weighted):
+    labels, sample = rng.integers(0, 4, size=6), rng.uniform(0, 2, size=6)
+    options = {"label_smoothing": smoothing, "class_weight": rng.uniform(size=4) if weighted else None}
+
+    def forward(scores):
+        return F.cross_entropy_forward(scores, labels, sample_weight=sample, **options)
+
+    scores = rng.normal(size=(6, 4))
+    check_function_gradients(forward, F.cross_entropy_backward, scores)
+    check_function_gradients(
+        lambda s: F.multi_margin_forward(s, labels, sample_weight=sample), F.multi_margin_backward, scores
+    )
+    check_function_gradients(
+        lambda s: F.mse_forward(s, np.eye(4)[labels], sample_weight=sample), F.mse_backward, scores
+    )
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "multi_margin", "mse"])
+def test_sample_weight_two_is_like_two_copies(rng, name):
+    scores, labels = rng.normal(size=(3, 4)), np.array([0, 2, 1])
+    targets = np.eye(4)[labels] if name == "mse" else labels
+    forward, backward = getattr(F, f"{name}_forward"), getattr(F, f"{name}_backward")
+    weighted, cache = forward(scores, targets, sample_weight=[1, 2, 0])
+    repeated, other = forward(scores[[0, 1, 1]], targets[[0, 1, 1]])
+    assert weighted == pytest.approx(repeated)
+    gradient, per_copy = backward(1.0, cache), backward(1.0, other)
+    np.testing.assert_allclose(gradient, [per_copy[0], per_copy[1] + per_copy[2], np.zeros(4)])
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "multi_margin"])
+def test_weights_that_are_all_zero_count_nothing(name):
+    loss, cache = getattr(F, f"{name}_forward")(np.eye(3), [0, 1, 2], sample_weight=np.zeros(3))
+    assert loss == 0
+    assert not getattr(F, f"{name}_backward")(1.0, cache).any()
+
+
+def test_large_scores_neither_overflow_nor_warn():
+    loss, cache = F.cross_entropy_forward(np.array([[1e30, 0.0, -1e30]], np.float32), [0])
+    assert loss == 0
+    assert np.isfinite(F.cross_entropy_backward(1.0, cache)).all()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "multi_margin"])
+def test_nan_in_the_scores_gives_a_nan_loss_without_a_warning(name):
+    loss, cache = getattr(F, f"{name}_forward")(np.array([[np.nan, 1.0], [np.inf, 2.0]]), [1, 0])
+    getattr(F, f"{name}_backward")(1.0, cache)
+    assert np.isnan(loss)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "multi_margin"])
+@pytest.mark.parametrize(
+    ("scores", "labels", "error", "message"),
+    [
+        (np.ones((2, 3)), [0, 3], ValueError, "labels from 0 to 2, got 3"),
+        (np.ones((2, 3)), [-1, 0], ValueError, "labels from 0 to 2, got -1"),
+        (np.ones((2, 3)), [0.0, 1.0], TypeError, "integer class labels, got an array of float64"),
+        (np.ones((2, 3)), [0, 1, 2], ValueError, r"targets of shape \(2,\), got \(3,\)"),
+        (np.ones(3), [0, 1, 2], ValueError, r"scores of shape \(N, C\)"),
+        (np.ones((0, 3)), np.zeros(0, int), ValueError, "not empty"),
+    ],
+)
+def test_bad_targets(name, scores, labels, error, message):
+    with pytest.raises(error, match=message):
+        getattr(F, f"{name}_forward")(scores, labels)
+
+
+def test_bad_weights():
+    with pytest.raises(ValueError, match=r"class_weight of shape \(3,\), got \(2,\)"):
+        F.cross_entropy_forward(np.ones((2, 3)), [0, 1], class_weight=[1, 2])
+    with pytest.raises(ValueError, match="finite numbers >= 0"):
+        F.cross_entropy_forward(np.ones((2, 3)), [0, 1], sample_weight=[1, -2])
+    with pytest.raises(ValueError, match="label_smoothing between 0 and 1"):
+        F.cross_entropy_forward(np.ones((2, 3)), [0, 1], label_smoothing=2)
+
+
+@pytest.mark.parametrize(
+    "loss", [CrossEntropyLoss(label_smoothing=0.1, class_weight=[1, 2, 3]), MultiMarginLoss(0.5), MSELoss()]
+)
+def test_classes_remember_once(rng, loss):
+    scores = rng.normal(size=(4, 3))
+    value = loss.forward(scores, np.array([0, 1, 2, 0]), [1, 1, 2, 1])
+    again = type(loss)(**loss.config())
+    assert again.forward(scores, [0, 1, 2, 0], [1, 1, 2, 1]) == value
+    np.testing.assert_array_equal(loss.backward(), again.backward())
+    with pytest.raises(RuntimeError, match="backward needs a forward"):
+        loss.backward()
+
+
+def test_mse_takes_labels_as_one_hot_rows():
+    assert MSELoss().forward(np.array([[1.0, 0.0], [1.0, 0.0]]), [0, 1]) == 0.5
+    with pytest.raises(ValueError, match="labels from 0 to 1"):
+        MSELoss().forward(np.ones((2, 2)), [0, 2])

@@ -146,7 +146,7 @@ def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], di
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or 'no such file'}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged, or no safetensors file: {error}") from error
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: a safetensors file, but not one that nnkit wrote") from error
     if not isinstance(metadata, dict):
         raise CheckpointError(f"{path}: a safetensors file, but not one that nnkit wrote")

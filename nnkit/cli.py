@@ -17,6 +17,7 @@ import numpy as np
 
 import nnkit
 from nnkit import metrics, recipes, runs
+from nnkit._ext import set_num_threads
 from nnkit.callbacks import print_epoch
 from nnkit.errors import UsageError
 from nnkit.info import describe_machine, render_machine
@@ -75,21 +76,35 @@ def _train(options: argparse.Namespace) -> None:
 
 def _train_and_tell(options: argparse.Namespace) -> dict[str, Any]:
     if options.threads is not None:
-        nnkit.set_num_threads(options.threads)
+        set_num_threads(options.threads)
     folder = Path(options.out) if options.out else None
-    resume = options.resume is not None
-    if resume:
-        folder = runs.find(options.resume) if options.resume else folder or runs.newest(options.recipe)
-    recipe = recipes.load(folder / runs.CONFIG if resume else options.recipe or "quickstart", _overrides(options))
+    source = options.recipe or "quickstart"
+    if options.resume is not None:
+        folder = _folder_to_resume(options)
+        source = folder / runs.CONFIG
+    recipe = recipes.load(source, _overrides(options))
     _say(f"recipe  {recipe.name}: {recipe.description}")
     # On a terminal the Solver's progress bar says it all.
     callbacks = [] if sys.stderr.isatty() else [print_epoch]
-    figures = runs.train(recipe, folder, resume=resume, download=options.download, callbacks=callbacks, say=_say)
+    figures = runs.train(
+        recipe,
+        folder,
+        resume=options.resume is not None,
+        download=options.download,
+        callbacks=callbacks,
+        say=_say,
+    )
     _say(
         f"test accuracy {figures['test_accuracy']:.2%} on {figures['test_images']:,} images, "
         f"with the weights of epoch {figures['best_epoch']}; {figures['seconds']:.0f} s of training"
     )
     return figures
+
+
+def _folder_to_resume(options: argparse.Namespace) -> Path:
+    """Return the run that `--resume` names, else that of `--out`, else the newest (of the recipe, if one is named)."""
+    run = options.resume or options.out
+    return runs.find(run) if run else runs.newest(recipes.load(options.recipe).name if options.recipe else None)
 
 
 def _say(line: str) -> None:

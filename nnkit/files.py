@@ -59,6 +59,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def remove_partial_files(folder: str | os.PathLike[str]) -> None:
+    """Remove what `atomic_path` left in a folder, and in those below it, in a process that was killed.
+
+    Parameters
+    ----------
+    folder : path-like
+        One that no other process is writing to.
+    """
+    for path in Path(folder).rglob(".*.????????.partial*"):
+        path.unlink(missing_ok=True)
+
+
 def _flush(path: Path) -> None:
     """Wait until the disk holds the file; of a folder: its list of names."""
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

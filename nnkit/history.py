@@ -149,7 +149,10 @@ class History:
         history = cls()
         try:
             with Path(path).open(newline="") as file:
-                for row in csv.DictReader(file):
+                reader = csv.DictReader(file)
+                if reader.fieldnames != history.columns:
+                    raise ValueError(f"expected the columns {', '.join(history.columns)}, got {reader.fieldnames}")
+                for row in reader:
                     history.append(**{name: _number(name, text) for name, text in row.items()})
         except (OSError, ValueError, TypeError, csv.Error) as error:
             raise DataError(f"{path}: cannot read this history: {error}") from error

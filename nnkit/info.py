@@ -12,8 +12,6 @@ from nnkit.data import cifar, mnist
 from nnkit.data.loading import data_folder
 
 _DEPENDENCIES = ("numpy", "matplotlib", "pillow", "tqdm", "safetensors", "pooch")
-# What the kernel sets are built for, and what says that a machine can do more.
-_FEATURES = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "amx_tile", "asimd", "sve")
 
 
 def describe_machine(data_dir: str | None = None) -> dict[str, Any]:
@@ -30,7 +28,6 @@ def describe_machine(data_dir: str | None = None) -> dict[str, Any]:
         Ready for JSON.
     """
     folder = data_folder(data_dir)
-    model, flags = _processor()
     return {
         "nnkit": nnkit.__version__,
         "installed_in": str(Path(nnkit.__file__).parent),
@@ -42,8 +39,8 @@ def describe_machine(data_dir: str | None = None) -> dict[str, Any]:
         "openmp": _ext.openmp,
         "threads": _ext.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "cpu": model,
-        "cpu_features": [flag for flag in _FEATURES if flag in flags],
+        "cpu": _processor(),
+        "cpu_features": _ext.cpu_features(),
         "data_folder": str(folder),
         "data_found": _data_sets(folder),
     }
@@ -79,17 +76,12 @@ def _data_sets(folder: Path) -> list[str]:
     return cifars + [family.title for family in (mnist.MNIST, mnist.FASHION_MNIST) if mnist.find(family, folder, True)]
 
 
-def _processor() -> tuple[str, set[str]]:
-    """Return the processor's name and what it can do, as far as the system tells."""
-    name, flags = platform.processor() or platform.machine(), set()
+def _processor() -> str:
+    """Return the processor's name, as far as the system tells."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     except OSError:
-        return name, flags
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            name = value.strip()
-        elif key.strip() in ("flags", "Features"):
-            flags = set(value.split())
-    return name, flags
+        pass  # not Linux
+    return platform.processor() or platform.machine()

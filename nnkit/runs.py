@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import nnkit
 from nnkit import data, metrics, plots, recipes
 from nnkit._ext import get_num_threads, kernels
 from nnkit.checkpoint import load_model
 from nnkit.data import Dataset
-from nnkit.errors import UsageError, did_you_mean
+from nnkit.errors import CheckpointError, UsageError, did_you_mean
 from nnkit.files import atomic_path
 from nnkit.history import History
 from nnkit.models import Model
@@ -213,6 +214,7 @@ def train(
         history = solver.train()
     except TrainingInterrupted as interrupt:
         raise TrainingInterrupted(f"{interrupt}: nnkit train --resume {folder}", interrupt.signum) from None
+    best_epoch = history.best_epoch or len(history)
     evaluation = evaluate_model(model, test, solver.normalize)
     figures = {
         "recipe": recipe.name,
@@ -220,10 +222,10 @@ def train(
         "seed": recipe.seed,
         "parameters": model.num_parameters,
         "epochs": len(history),
-        "best_epoch": history.best_epoch,
+        "best_epoch": best_epoch,
         "seconds": sum(history.seconds),
         "images_per_second": float(np.median(history.images_per_second)),
-        "val_accuracy": history.row(history.epoch.index(history.best_epoch))["val_accuracy"],
+        "val_accuracy": history.val_accuracy[best_epoch - 1],
         **evaluation.figures(),
         "nnkit": nnkit.__version__,
         "kernels": kernels.name,
@@ -268,14 +270,14 @@ def make_solver(recipe: Recipe, training: Dataset, validation: Dataset, **option
     )
 
 
-def evaluate_model(model: Model, dataset: Dataset, normalize: tuple[np.ndarray, np.ndarray]) -> Evaluation:
+def evaluate_model(model: Model, dataset: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None) -> Evaluation:
     """Run a model over a data set.
 
     Parameters
     ----------
     model : Model
     dataset : Dataset
-    normalize : pair of ndarray of shape (C,)
+    normalize : pair of array_like of shape (C,), or None
         Mean and standard deviation, as in training.
 
     Returns
@@ -304,7 +306,7 @@ def evaluate(run: str | Path, data_dir: str | None = None) -> dict[str, Any]:
     model, metadata = load_model(folder / MODEL)
     recipe = recipes.load(folder / CONFIG, [f"data.dir={data_dir}"] if data_dir else [])
     _, test = recipe.data.load()
-    evaluation = evaluate_model(model, test, _saved_normalization(metadata))
+    evaluation = evaluate_model(model, test, _saved(metadata, "normalize", folder / MODEL))
     return {"run": str(folder), "recipe": recipe.name, **evaluation.figures()}
 
 
@@ -329,8 +331,9 @@ def predict(run: str | Path, images: Sequence[str | Path], top: int = 5) -> list
         raise UsageError(f"top: expected at least 1, got {top}")
     path = Path(run) if Path(run).is_file() else find(run) / MODEL
     model, metadata = load_model(path)
-    channels, height, width = model.input_shape
-    names, (mean, std) = metadata["class_names"], _saved_normalization(metadata)
+    channels, height, width = _image_shape(model)
+    mean, std = _saved(metadata, "normalize", path)
+    names = _saved(metadata, "class_names", path)
     answers = []
     for image in images:
         pixels = data.open_image(image, size=(height, width))
@@ -344,9 +347,17 @@ def predict(run: str | Path, images: Sequence[str | Path], top: int = 5) -> list
     return answers
 
 
-def _saved_normalization(metadata: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    mean, std = metadata["normalize"]
-    return np.asarray(mean), np.asarray(std)
+def _saved(metadata: dict[str, Any], key: str, path: Path) -> Any:
+    if key not in metadata:
+        raise CheckpointError(f"{path}: does not say its {key}, as a model that `nnkit train` saved does")
+    return metadata[key]
+
+
+def _image_shape(model: Model) -> tuple[int, int, int]:
+    if model.input_shape is None or len(model.input_shape) != 3:
+        raise CheckpointError(f"expected a model for images, got one for inputs of shape {model.input_shape}")
+    channels, height, width = model.input_shape
+    return channels, height, width
 
 
 def _draw(folder: Path, model: Model, history: History, test: Dataset, evaluation: Evaluation) -> None:
@@ -359,7 +370,7 @@ def _draw(folder: Path, model: Model, history: History, test: Dataset, evaluatio
     plots.save(plots.predictions(*answers), folder / "predictions.png")
     plots.save(plots.misclassified(*answers), folder / "misclassified.png")
     first = next(iter(model.named_parameters().values()))
-    figure = plots.filters(first, input_shape=model.input_shape, class_names=test.class_names)
+    figure = plots.filters(first, input_shape=_image_shape(model), class_names=test.class_names)
     plots.save(figure, folder / "filters.png")
     with atomic_path(folder / EXAMPLE) as path:
         Image.fromarray(test.images[0].squeeze()).save(path)

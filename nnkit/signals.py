@@ -7,6 +7,20 @@ from collections.abc import Iterator
 from types import FrameType
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the training after a whole step; its state is saved if the Solver has an `out` folder.
+
+    Attributes
+    ----------
+    signum : int
+        Which signal it was.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
 class Interruption:
     """Remembers the first Ctrl-C or SIGTERM that comes while listening; a second one raises KeyboardInterrupt at once.
 

@@ -17,6 +17,7 @@ from nnkit.callbacks import StopTraining
 from nnkit.checkpoint import save_model
 from nnkit.data import Augment, Dataset, batches, count_batches, epoch_order
 from nnkit.errors import DataError, DivergenceError, UsageError
+from nnkit.files import remove_partial_files
 from nnkit.history import EpochSums, History
 from nnkit.layers import CrossEntropyLoss
 from nnkit.models import Model
@@ -31,26 +32,14 @@ from nnkit.optim import (
     gradient_norm,
 )
 from nnkit.resume import load_state, save_state
-from nnkit.signals import Interruption
+from nnkit.signals import Interruption, TrainingInterrupted
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+__all__ = ["Solver", "TrainingInterrupted"]
+
 _DROPOUT = 2  # purpose of random numbers; 0 is the order of the images, 1 augmentation, 3 the validation split
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the training after a whole step; its state is saved if the Solver has an `out` folder.
-
-    Attributes
-    ----------
-    signum : int
-        Which signal it was.
-    """
-
-    def __init__(self, message: str, signum: int) -> None:
-        super().__init__(message)
-        self.signum = signum
 
 
 class Solver:
@@ -197,14 +186,11 @@ class Solver:
                 if self.step == 0:
                     self._save_state()
                 while self.epoch < self.epochs and not self._is_out_of_patience():
-                    started = time.perf_counter()
-                    try:
+                    with self._timing():
                         for x, y, weight in self._remaining_batches():
                             self._step(x, y, weight)
                             self._show(bar, len(x))
                             self._raise_if_signalled()
-                    finally:
-                        self.sums.seconds += time.perf_counter() - started
                     self._end_epoch()
                     wants_to_stop = self._call_callbacks()
                     self._save_epoch(wants_to_stop)
@@ -260,7 +246,14 @@ class Solver:
         Returns
         -------
         loss, accuracy : float
+
+        Raises
+        ------
+        ValueError
+            There are no images.
         """
+        if len(dataset) == 0:
+            raise ValueError("evaluate: the data set has no images")
         sums = EpochSums()
         with contextlib.closing(self._batches(dataset)) as stream:
             for x, y in stream:
@@ -331,6 +324,14 @@ class Solver:
         return self.patience is not None and best is not None and self.epoch - best >= self.patience
 
     @contextlib.contextmanager
+    def _timing(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.sums.seconds += time.perf_counter() - started
+
+    @contextlib.contextmanager
     def _averaged_weights(self) -> Iterator[None]:
         """Put the averaged weights, if there are any, into the model for a while."""
         if self.ema is None or self.ema.average is None:
@@ -377,10 +378,15 @@ class Solver:
         if isinstance(normalize, str) and normalize not in ("standard", "unit"):
             raise UsageError(f"normalize: expected 'standard', 'unit' or (mean, std), got {normalize!r}")
         self.steps_per_epoch = count_batches(len(self.data), self.batch_size, drop_single=True)
-        channels = data.image_shape[0]
         if isinstance(normalize, str):
             normalize = self.data.statistics() if normalize == "standard" else (0.0, 1.0)
-        mean, std = (np.broadcast_to(np.asarray(value, float), channels) for value in normalize)
+        channels = data.image_shape[0]
+        try:
+            mean, std = (np.broadcast_to(np.asarray(value, float), channels) for value in normalize)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"normalize: expected a mean and a std for {channels} channels, got {normalize!r}"
+            ) from None
         self.normalize = mean, np.where(std == 0, 1.0, std)  # a channel without contrast stays as it is
 
     def _fit_model_to_data(self) -> None:
@@ -390,10 +396,15 @@ class Solver:
         inputs, outputs = self.model.input_shape, self.model.output_shape
         sets = {"training": self.data} | ({} if self.validation is None else {"validation": self.validation})
         for name, dataset in sets.items():
+            if len(dataset) == 0:
+                raise UsageError(f"{name} set: it has no images")
             if dataset.image_shape != inputs:
                 raise UsageError(f"{name} set: the model expects images of shape {inputs}, got {dataset.image_shape}")
             if outputs is None or len(outputs) != 1 or dataset.num_classes > outputs[0]:
                 raise UsageError(f"{name} set: {dataset.num_classes} classes, but the model's output is {outputs}")
+            if dataset.labels.min() < 0 or dataset.labels.max() >= outputs[0]:
+                found = f"{dataset.labels.min()} to {dataset.labels.max()}"
+                raise DataError(f"{name} set: expected labels from 0 to {outputs[0] - 1}, got {found}")
             if (wrong := _first_not_finite(dataset.images)) is not None:
                 raise DataError(f"{name} set: image {wrong} holds NaN or infinity")
         self.optimizer.bind(self.model.parameter_slices())
@@ -402,6 +413,7 @@ class Solver:
         if resume and self.out is None:
             raise UsageError("resume: expected the folder to go on from as `out`, got None")
         if resume:
+            remove_partial_files(self.out or ".")
             load_state(self, self._state_path)
             self._best_is_saved = True
         elif self.out is not None and self._state_path.exists():

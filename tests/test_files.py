@@ -2,10 +2,14 @@ import errno
 import os
 import resource
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from nnkit.files import atomic_path
+import nnkit
+from nnkit.files import atomic_path, remove_partial_files
 
 
 def names(folder):
@@ -69,3 +73,17 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
         temporary.write_text("x")
     mode = stat.S_IMODE(os.stat(tmp_path / "atomic").st_mode)
     assert mode == stat.S_IMODE(os.stat(tmp_path / "plain").st_mode)
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "plain", ".hidden", "a.b.tar.gz"])
+def test_what_a_killed_process_left_can_be_removed(tmp_path, name):
+    (tmp_path / "kept.partial").write_text("x")
+    script = "import os, sys; from nnkit.files import atomic_path\nwith atomic_path(sys.argv[1]) as path:\n"
+    script += "    path.write_text('half'); os._exit(1)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(nnkit.__file__).parents[1])}
+    command = [sys.executable, "-c", script, str(tmp_path / "run" / name)]
+    assert subprocess.run(command, env=environment, check=False).returncode == 1
+    assert len(names(tmp_path / "run")) == 1
+    remove_partial_files(tmp_path)
+    assert names(tmp_path / "run") == []
+    assert names(tmp_path) == ["kept.partial", "run"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnkit import functional as F
+from nnkit import functional as fn
 from nnkit.testing import check_function_gradients
 
 FUNCTIONS = {
@@ -18,7 +18,7 @@ FUNCTIONS = {
 
 def pair(name):
     options, base = FUNCTIONS[name][0], name.split("-")[0]
-    return (lambda x: getattr(F, f"{base}_forward")(x, **options)), getattr(F, f"{base}_backward")
+    return (lambda x: getattr(fn, f"{base}_forward")(x, **options)), getattr(fn, f"{base}_backward")
 
 
 def channels_last(x):
@@ -89,10 +89,10 @@ def test_odd_shapes(name, shape):
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="'none' or 'tanh', got 'fast'"):
-        F.gelu_forward(np.ones(3), "fast")
+        fn.gelu_forward(np.ones(3), "fast")
     with pytest.raises(ValueError, match="classes in axis 1"):
-        F.softmax_forward(np.ones(3))
+        fn.softmax_forward(np.ones(3))
     with pytest.raises(TypeError, match="real numbers"):
-        F.relu_forward(np.array(["a"]))
+        fn.relu_forward(np.array(["a"]))
     with pytest.raises(ValueError, match="relu: expected dout of the output's shape"):
-        F.relu_backward(np.ones(4), F.relu_forward(np.ones(3))[1])
+        fn.relu_backward(np.ones(4), fn.relu_forward(np.ones(3))[1])

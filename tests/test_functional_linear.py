@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnkit import functional as F
+from nnkit import functional as fn
 from nnkit.testing import check_function_gradients
 
 
@@ -13,8 +13,8 @@ def test_agrees_with_torch(rng, dtype, bias, n, i, o):
     arrays = [rng.normal(size=s).astype(dtype) for s in [(n, i), (o, i), (o,)]]
     arrays = arrays if bias else arrays[:2]
     dout = rng.normal(size=(n, o)).astype(dtype)
-    out, cache = F.linear_forward(*arrays)
-    gradients = F.linear_backward(dout, cache)
+    out, cache = fn.linear_forward(*arrays)
+    gradients = fn.linear_backward(dout, cache)
     theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
     expected = torch.nn.functional.linear(*theirs)
     expected.backward(torch.tensor(dout))
@@ -28,20 +28,20 @@ def test_agrees_with_torch(rng, dtype, bias, n, i, o):
 
 def test_gradients(rng):
     inputs = rng.normal(size=(4, 5)), rng.normal(size=(3, 5)), rng.normal(size=3)
-    check_function_gradients(F.linear_forward, F.linear_backward, *inputs)
+    check_function_gradients(fn.linear_forward, fn.linear_backward, *inputs)
 
 
 def test_any_layout_and_integers(rng):
     x, weight = rng.normal(size=(10, 6))[::-2].T, np.asfortranarray(rng.integers(-3, 3, size=(4, 5)))
-    np.testing.assert_allclose(F.linear_forward(x, weight)[0], x @ weight.T)
-    assert F.linear_forward(weight, weight)[0].dtype == np.float32
+    np.testing.assert_allclose(fn.linear_forward(x, weight)[0], x @ weight.T)
+    assert fn.linear_forward(weight, weight)[0].dtype == np.float32
 
 
 def test_writes_into_the_given_arrays(rng):
     x, weight, dout = rng.normal(size=(4, 5)), rng.normal(size=(3, 5)), rng.normal(size=(4, 3))
-    _, cache = F.linear_forward(x, weight, np.zeros(3))
+    _, cache = fn.linear_forward(x, weight, np.zeros(3))
     dweight, dbias = np.full((3, 5), 9.0), np.full(3, 9.0)
-    got = F.linear_backward(dout, cache, dweight, dbias)
+    got = fn.linear_backward(dout, cache, dweight, dbias)
     assert got[1] is dweight
     assert got[2] is dbias
     np.testing.assert_allclose(dweight, dout.T @ x)
@@ -51,7 +51,7 @@ def test_writes_into_the_given_arrays(rng):
 def test_inputs_are_not_modified(rng):
     arrays = rng.normal(size=(4, 5)), rng.normal(size=(3, 5)), rng.normal(size=3), rng.normal(size=(4, 3))
     before = [a.copy() for a in arrays]
-    F.linear_backward(arrays[3], F.linear_forward(*arrays[:3])[1])
+    fn.linear_backward(arrays[3], fn.linear_forward(*arrays[:3])[1])
     for a, b in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -68,12 +68,12 @@ def test_inputs_are_not_modified(rng):
 )
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
-        F.linear_forward(*arguments)
+        fn.linear_forward(*arguments)
 
 
 def test_bad_gradients():
-    _, cache = F.linear_forward(np.ones((2, 5)), np.ones((3, 5)), np.ones(3))
+    _, cache = fn.linear_forward(np.ones((2, 5)), np.ones((3, 5)), np.ones(3))
     with pytest.raises(ValueError, match=r"dout of the output's shape \(2, 3\), got \(2, 4\)"):
-        F.linear_backward(np.ones((2, 4)), cache)
+        fn.linear_backward(np.ones((2, 4)), cache)
     with pytest.raises(ValueError, match="dweight to be a C-contiguous float64"):
-        F.linear_backward(np.ones((2, 3)), cache, np.ones((3, 5), np.float32))
+        fn.linear_backward(np.ones((2, 3)), cache, np.ones((3, 5), np.float32))

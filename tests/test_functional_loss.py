@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnkit import functional as F
+from nnkit import functional as fn
 from nnkit.layers import CrossEntropyLoss, MSELoss, MultiMarginLoss
 from nnkit.testing import check_function_gradients
 
@@ -22,8 +22,8 @@ def test_cross_entropy_agrees_with_torch(rng, dtype, smoothing, weighted):
         label_smoothing=smoothing,
     )
     expected.backward()
-    loss, cache = F.cross_entropy_forward(scores, labels, label_smoothing=smoothing, class_weight=weight)
-    dscores = F.cross_entropy_backward(1.0, cache)
+    loss, cache = fn.cross_entropy_forward(scores, labels, label_smoothing=smoothing, class_weight=weight)
+    dscores = fn.cross_entropy_backward(1.0, cache)
     assert isinstance(loss, float)
     assert dscores.dtype == dtype
     tolerance = 1e-5 if dtype == np.float32 else 1e-12
@@ -37,9 +37,9 @@ def test_multi_margin_agrees_with_torch(rng):
     theirs = torch.tensor(scores, requires_grad=True)
     expected = torch.nn.functional.multi_margin_loss(theirs, torch.tensor(labels), margin=0.7)
     expected.backward()
-    loss, cache = F.multi_margin_forward(scores, labels, margin=0.7)
+    loss, cache = fn.multi_margin_forward(scores, labels, margin=0.7)
     assert loss == pytest.approx(expected.item())
-    np.testing.assert_allclose(F.multi_margin_backward(1.0, cache), theirs.grad)
+    np.testing.assert_allclose(fn.multi_margin_backward(1.0, cache), theirs.grad)
 
 
 def test_mse_agrees_with_torch(rng):
@@ -48,9 +48,9 @@ def test_mse_agrees_with_torch(rng):
     theirs = torch.tensor(predictions, requires_grad=True)
     expected = torch.nn.functional.mse_loss(theirs, torch.tensor(targets))
     expected.backward()
-    loss, cache = F.mse_forward(predictions, targets)
+    loss, cache = fn.mse_forward(predictions, targets)
     assert loss == pytest.approx(expected.item())
-    np.testing.assert_allclose(F.mse_backward(1.0, cache), theirs.grad)
+    np.testing.assert_allclose(fn.mse_backward(1.0, cache), theirs.grad)
 
 
 @pytest.mark.parametrize(("smoothing", "weighted"), CASES)
@@ -59,15 +59,15 @@ def test_gradients(rng, smoothing, weighted):
     options = {"label_smoothing": smoothing, "class_weight": rng.uniform(size=4) if weighted else None}
 
     def forward(scores):
-        return F.cross_entropy_forward(scores, labels, sample_weight=sample, **options)
+        return fn.cross_entropy_forward(scores, labels, sample_weight=sample, **options)
 
     scores = rng.normal(size=(6, 4))
-    check_function_gradients(forward, F.cross_entropy_backward, scores)
+    check_function_gradients(forward, fn.cross_entropy_backward, scores)
     check_function_gradients(
-        lambda s: F.multi_margin_forward(s, labels, sample_weight=sample), F.multi_margin_backward, scores
+        lambda s: fn.multi_margin_forward(s, labels, sample_weight=sample), fn.multi_margin_backward, scores
     )
     check_function_gradients(
-        lambda s: F.mse_forward(s, np.eye(4)[labels], sample_weight=sample), F.mse_backward, scores
+        lambda s: fn.mse_forward(s, np.eye(4)[labels], sample_weight=sample), fn.mse_backward, scores
     )
 
 
@@ -75,7 +75,7 @@ def test_gradients(rng, smoothing, weighted):
 def test_sample_weight_two_is_like_two_copies(rng, name):
     scores, labels = rng.normal(size=(3, 4)), np.array([0, 2, 1])
     targets = np.eye(4)[labels] if name == "mse" else labels
-    forward, backward = getattr(F, f"{name}_forward"), getattr(F, f"{name}_backward")
+    forward, backward = getattr(fn, f"{name}_forward"), getattr(fn, f"{name}_backward")
     weighted, cache = forward(scores, targets, sample_weight=[1, 2, 0])
     repeated, other = forward(scores[[0, 1, 1]], targets[[0, 1, 1]])
     assert weighted == pytest.approx(repeated)
@@ -85,21 +85,21 @@ def test_sample_weight_two_is_like_two_copies(rng, name):
 
 @pytest.mark.parametrize("name", ["cross_entropy", "multi_margin"])
 def test_weights_that_are_all_zero_count_nothing(name):
-    loss, cache = getattr(F, f"{name}_forward")(np.eye(3), [0, 1, 2], sample_weight=np.zeros(3))
+    loss, cache = getattr(fn, f"{name}_forward")(np.eye(3), [0, 1, 2], sample_weight=np.zeros(3))
     assert loss == 0
-    assert not getattr(F, f"{name}_backward")(1.0, cache).any()
+    assert not getattr(fn, f"{name}_backward")(1.0, cache).any()
 
 
 def test_large_scores_neither_overflow_nor_warn():
-    loss, cache = F.cross_entropy_forward(np.array([[1e30, 0.0, -1e30]], np.float32), [0])
+    loss, cache = fn.cross_entropy_forward(np.array([[1e30, 0.0, -1e30]], np.float32), [0])
     assert loss == 0
-    assert np.isfinite(F.cross_entropy_backward(1.0, cache)).all()
+    assert np.isfinite(fn.cross_entropy_backward(1.0, cache)).all()
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "multi_margin"])
 def test_nan_in_the_scores_gives_a_nan_loss_without_a_warning(name):
-    loss, cache = getattr(F, f"{name}_forward")(np.array([[np.nan, 1.0], [np.inf, 2.0]]), [1, 0])
-    getattr(F, f"{name}_backward")(1.0, cache)
+    loss, cache = getattr(fn, f"{name}_forward")(np.array([[np.nan, 1.0], [np.inf, 2.0]]), [1, 0])
+    getattr(fn, f"{name}_backward")(1.0, cache)
     assert np.isnan(loss)
 
 
@@ -117,16 +117,16 @@ def test_nan_in_the_scores_gives_a_nan_loss_without_a_warning(name):
 )
 def test_bad_targets(name, scores, labels, error, message):
     with pytest.raises(error, match=message):
-        getattr(F, f"{name}_forward")(scores, labels)
+        getattr(fn, f"{name}_forward")(scores, labels)
 
 
 def test_bad_weights():
     with pytest.raises(ValueError, match=r"class_weight of shape \(3,\), got \(2,\)"):
-        F.cross_entropy_forward(np.ones((2, 3)), [0, 1], class_weight=[1, 2])
+        fn.cross_entropy_forward(np.ones((2, 3)), [0, 1], class_weight=[1, 2])
     with pytest.raises(ValueError, match="finite numbers >= 0"):
-        F.cross_entropy_forward(np.ones((2, 3)), [0, 1], sample_weight=[1, -2])
+        fn.cross_entropy_forward(np.ones((2, 3)), [0, 1], sample_weight=[1, -2])
     with pytest.raises(ValueError, match="label_smoothing between 0 and 1"):
-        F.cross_entropy_forward(np.ones((2, 3)), [0, 1], label_smoothing=2)
+        fn.cross_entropy_forward(np.ones((2, 3)), [0, 1], label_smoothing=2)
 
 
 @pytest.mark.parametrize(

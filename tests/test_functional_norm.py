@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnkit import functional as F
+from nnkit import functional as fn
 from nnkit.testing import check_function_gradients
 
 SHAPES = [(6, 5), (2, 1), (4, 17, 3, 5), (1, 4, 2, 2)]
@@ -30,9 +30,9 @@ def test_batch_norm_agrees_with_torch(rng, training, dtype, shape):
         return torch.nn.functional.batch_norm(x, their_mean, their_var, weight, bias, training, 0.2, 1e-3)
 
     expected = torch_gradients(torch, function, (x, weight, bias), dout)
-    out, cache = F.batch_norm_forward(x, weight, bias, mean, var, training=training, momentum=0.2, eps=1e-3)
+    out, cache = fn.batch_norm_forward(x, weight, bias, mean, var, training=training, momentum=0.2, eps=1e-3)
     tolerance = 2e-4 if dtype == np.float32 else 1e-10
-    for ours, theirs in zip([out, *F.batch_norm_backward(dout, cache)], expected, strict=True):
+    for ours, theirs in zip([out, *fn.batch_norm_backward(dout, cache)], expected, strict=True):
         assert ours.dtype == dtype
         np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(mean, their_mean, rtol=1e-5, atol=1e-6)
@@ -46,8 +46,8 @@ def test_layer_norm_agrees_with_torch(rng, shape):
     expected = torch_gradients(
         torch, lambda x, w, b: torch.nn.functional.layer_norm(x, shape[1:], w, b, 1e-5), (x, weight, bias), dout
     )
-    out, cache = F.layer_norm_forward(x, weight, bias)
-    for ours, theirs in zip([out, *F.layer_norm_backward(dout, cache)], expected, strict=True):
+    out, cache = fn.layer_norm_forward(x, weight, bias)
+    for ours, theirs in zip([out, *fn.layer_norm_backward(dout, cache)], expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-10)
 
 
@@ -58,8 +58,8 @@ def test_group_norm_agrees_with_torch(rng, shape, groups):
     expected = torch_gradients(
         torch, lambda x, w, b: torch.nn.functional.group_norm(x, groups, w, b, 1e-5), (x, weight, bias), dout
     )
-    out, cache = F.group_norm_forward(x, weight, bias, groups)
-    for ours, theirs in zip([out, *F.group_norm_backward(dout, cache)], expected, strict=True):
+    out, cache = fn.group_norm_forward(x, weight, bias, groups)
+    for ours, theirs in zip([out, *fn.group_norm_backward(dout, cache)], expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-10)
 
 
@@ -69,17 +69,17 @@ def test_batch_norm_gradients(rng, training, shape):
     mean, var = rng.normal(size=shape[1]), rng.uniform(0.5, 2, size=shape[1])
 
     def forward(x, weight, bias):
-        return F.batch_norm_forward(x, weight, bias, mean.copy(), var.copy(), training=training)
+        return fn.batch_norm_forward(x, weight, bias, mean.copy(), var.copy(), training=training)
 
     inputs = rng.normal(size=shape), rng.normal(size=shape[1]), rng.normal(size=shape[1])
-    check_function_gradients(forward, F.batch_norm_backward, *inputs)
+    check_function_gradients(forward, fn.batch_norm_backward, *inputs)
 
 
 def test_layer_and_group_norm_gradients(rng):
     inputs = [rng.normal(size=(3, 4, 2, 5)), rng.normal(size=(4, 2, 5)), rng.normal(size=(4, 2, 5))]
-    check_function_gradients(F.layer_norm_forward, F.layer_norm_backward, *inputs)
+    check_function_gradients(fn.layer_norm_forward, fn.layer_norm_backward, *inputs)
     inputs[1:] = rng.normal(size=4), rng.normal(size=4)
-    check_function_gradients(lambda *a: F.group_norm_forward(*a, 2), F.group_norm_backward, *inputs)
+    check_function_gradients(lambda *a: fn.group_norm_forward(*a, 2), fn.group_norm_backward, *inputs)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "group"])
@@ -89,32 +89,32 @@ def test_channels_last_storage_gives_the_same_and_stays(rng, norm):
     shape = (4, 5, 6) if norm == "layer" else 4
     weight, bias = rng.normal(size=shape), rng.normal(size=shape)
     call = {
-        "batch": lambda x: F.batch_norm_forward(x, weight, bias, np.zeros(4), np.ones(4), training=True),
-        "layer": lambda x: F.layer_norm_forward(x, weight, bias),
-        "group": lambda x: F.group_norm_forward(x, weight, bias, 2),
+        "batch": lambda x: fn.batch_norm_forward(x, weight, bias, np.zeros(4), np.ones(4), training=True),
+        "layer": lambda x: fn.layer_norm_forward(x, weight, bias),
+        "group": lambda x: fn.group_norm_forward(x, weight, bias, 2),
     }[norm]
     out, cache = call(last)
     np.testing.assert_allclose(out, call(x)[0], atol=1e-12)
     assert out.strides == last.strides
     before = last.copy()
-    getattr(F, f"{norm}_norm_backward")(out, cache)
+    getattr(fn, f"{norm}_norm_backward")(out, cache)
     np.testing.assert_array_equal(last, before)
 
 
 def test_one_value_per_channel_cannot_be_normalised():
     with pytest.raises(ValueError, match="more than one value per channel in training"):
-        F.batch_norm_forward(np.ones((1, 3)), np.ones(3), np.ones(3), np.zeros(3), np.ones(3), training=True)
-    out, _ = F.batch_norm_forward(np.ones((1, 3)), np.ones(3), np.ones(3), np.zeros(3), np.ones(3), training=False)
+        fn.batch_norm_forward(np.ones((1, 3)), np.ones(3), np.ones(3), np.zeros(3), np.ones(3), training=True)
+    out, _ = fn.batch_norm_forward(np.ones((1, 3)), np.ones(3), np.ones(3), np.zeros(3), np.ones(3), training=False)
     np.testing.assert_allclose(out, 2, rtol=1e-4)
 
 
 def test_bad_arguments():
     one = np.ones(3)
     with pytest.raises(ValueError, match=r"running_var of shape \(3,\), got \(2,\)"):
-        F.batch_norm_forward(np.ones((4, 3)), one, one, one, np.ones(2), training=True)
+        fn.batch_norm_forward(np.ones((4, 3)), one, one, one, np.ones(2), training=True)
     with pytest.raises(ValueError, match="batch_norm: expected x of shape"):
-        F.batch_norm_forward(np.ones((4, 3, 2)), one, one, one, one, training=True)
+        fn.batch_norm_forward(np.ones((4, 3, 2)), one, one, one, one, training=True)
     with pytest.raises(ValueError, match="layer_norm: expected x"):
-        F.layer_norm_forward(np.ones((4, 2)), one, one)
+        fn.layer_norm_forward(np.ones((4, 2)), one, one)
     with pytest.raises(ValueError, match="divides 3 channels, got 2"):
-        F.group_norm_forward(np.ones((4, 3)), one, one, 2)
+        fn.group_norm_forward(np.ones((4, 3)), one, one, 2)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnkit import functional as F
+from nnkit import functional as fn
 from nnkit.testing import check_function_gradients
 
 # shape, kernel, stride, padding
@@ -25,8 +25,8 @@ def test_agrees_with_torch(rng, kind, dtype, shape, kernel, stride, padding):
     expected = getattr(torch.nn.functional, f"{kind}_pool2d")(theirs, kernel, stride=stride, padding=padding)
     dout = rng.normal(size=expected.shape).astype(dtype)
     expected.backward(torch.tensor(dout))
-    out, cache = getattr(F, f"{kind}_pool2d_forward")(x, kernel, stride=stride, padding=padding)
-    dx = getattr(F, f"{kind}_pool2d_backward")(dout, cache)
+    out, cache = getattr(fn, f"{kind}_pool2d_forward")(x, kernel, stride=stride, padding=padding)
+    dx = getattr(fn, f"{kind}_pool2d_backward")(dout, cache)
     assert out.dtype == dx.dtype == dtype
     np.testing.assert_allclose(out, expected.detach(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(dx, theirs.grad, rtol=1e-5, atol=1e-5)
@@ -39,34 +39,34 @@ def test_global_average_agrees_with_torch(rng):
     expected = torch.nn.functional.adaptive_avg_pool2d(theirs, 1).flatten(1)
     dout = rng.normal(size=(3, 5))
     expected.backward(torch.tensor(dout))
-    out, cache = F.global_avg_pool2d_forward(x)
+    out, cache = fn.global_avg_pool2d_forward(x)
     np.testing.assert_allclose(out, expected.detach())
-    np.testing.assert_allclose(F.global_avg_pool2d_backward(dout, cache), theirs.grad)
+    np.testing.assert_allclose(fn.global_avg_pool2d_backward(dout, cache), theirs.grad)
 
 
 def test_of_equal_values_the_first_gets_the_gradient():
-    _, cache = F.max_pool2d_forward(np.zeros((1, 1, 2, 2)), 2)
-    np.testing.assert_array_equal(F.max_pool2d_backward(np.ones((1, 1, 1, 1)), cache)[0, 0], [[1, 0], [0, 0]])
+    _, cache = fn.max_pool2d_forward(np.zeros((1, 1, 2, 2)), 2)
+    np.testing.assert_array_equal(fn.max_pool2d_backward(np.ones((1, 1, 1, 1)), cache)[0, 0], [[1, 0], [0, 0]])
 
 
 def test_padding_never_wins_and_nan_always_does():
-    assert F.max_pool2d_forward(np.full((1, 1, 2, 2), -5.0), 2, padding=1)[0].max() == -5
+    assert fn.max_pool2d_forward(np.full((1, 1, 2, 2), -5.0), 2, padding=1)[0].max() == -5
     x = np.arange(4.0).reshape(1, 1, 2, 2)
     x[0, 0, 0, 1] = np.nan
-    assert np.isnan(F.max_pool2d_forward(x, 2)[0]).all()
+    assert np.isnan(fn.max_pool2d_forward(x, 2)[0]).all()
 
 
 @pytest.mark.parametrize("kind", ["max", "avg"])
 def test_gradients(rng, kind):
     def forward(x):
-        return getattr(F, f"{kind}_pool2d_forward")(x, 3, stride=2, padding=1)
+        return getattr(fn, f"{kind}_pool2d_forward")(x, 3, stride=2, padding=1)
 
-    check_function_gradients(forward, getattr(F, f"{kind}_pool2d_backward"), rng.normal(size=(2, 3, 6, 7)))
+    check_function_gradients(forward, getattr(fn, f"{kind}_pool2d_backward"), rng.normal(size=(2, 3, 6, 7)))
 
 
 @pytest.mark.parametrize("kind", ["max", "avg"])
 def test_bad_arguments(kind):
-    forward = getattr(F, f"{kind}_pool2d_forward")
+    forward = getattr(fn, f"{kind}_pool2d_forward")
     with pytest.raises(ValueError, match="at least 3×3 pixels, got 2×2"):
         forward(np.ones((1, 1, 2, 2)), 3)
     with pytest.raises(ValueError, match="at most half the kernel size"):
@@ -75,6 +75,6 @@ def test_bad_arguments(kind):
         forward(np.ones((1, 1, 4, 4)), 0)
     _, cache = forward(np.ones((1, 1, 4, 4)), 2)
     with pytest.raises(ValueError, match="dout of the output's shape"):
-        getattr(F, f"{kind}_pool2d_backward")(np.ones((1, 1, 4, 4)), cache)
+        getattr(fn, f"{kind}_pool2d_backward")(np.ones((1, 1, 4, 4)), cache)
     with pytest.raises(ValueError, match="at least one pixel"):
-        F.global_avg_pool2d_forward(np.ones((1, 2, 0, 3)))
+        fn.global_avg_pool2d_forward(np.ones((1, 2, 0, 3)))

@@ -125,9 +125,9 @@ def test_config_is_plain_and_complete():
 
 
 def test_unknown_names_and_bad_settings():
-    with pytest.raises(UsageError, match="'cosin'.*did you mean 'cosine'"):
+    with pytest.raises(UsageError, match=r"'cosin'.*did you mean 'cosine'"):
         optim.create_schedule("cosin")
-    with pytest.raises(UsageError, match="'gama'.*did you mean 'gamma'"):
+    with pytest.raises(UsageError, match=r"'gama'.*did you mean 'gamma'"):
         optim.create_schedule("step", gama=0.1)
     for make, name in [
         (lambda: optim.StepLR(0), "step_size"),

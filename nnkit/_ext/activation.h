@@ -48,7 +48,8 @@ KERNEL void FN(relu_backward)(const void *dout, const void *out, void *dx, ptrdi
    that the compiler vectorises; in double from the C library. */
 #if REAL_BYTES == 4
 
-/* exp(x) for x <= 0: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; adding 1.5 * 2^23 rounds to an integer. */
+/* exp(x) for x <= 0: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; adding 1.5 * 2^23 rounds to an integer. What would
+   be below the normal numbers is 0. */
 INLINE float exp_of_negative(float x)
 {
     const float rounder = 12582912.0f;
@@ -58,7 +59,7 @@ INLINE float exp_of_negative(float x)
     float p = 1.0f + r * (1.0f + r * (0.5f + r * (1.66666667e-1f + r * (4.16666667e-2f + r * (8.33333333e-3f
               + r * 1.38888889e-3f)))));
     union { int32_t i; float f; } power = {((int32_t)n + 127) << 23};
-    return p * power.f;
+    return x < -87.0f ? 0.0f : p * power.f;
 }
 
 /* The normal distribution below x by Abramowitz and Stegun (1964), formula 7.1.26, at |x| / sqrt(2). */

@@ -202,7 +202,9 @@ class _Bounded(io.RawIOBase):
             raise DataError(f"'{self._path}' unpacks to more than {_LARGEST_ARCHIVE:,} bytes, too many for CIFAR")
 
     def read(self, size: int = -1) -> bytes:
-        self.expect(self._stream.tell() + (size if size >= 0 else _LARGEST_ARCHIVE))
+        if not 0 <= size <= _LARGEST_MEMBER:  # tarfile reads a member, or a header's extension, in one piece
+            self.expect(_LARGEST_ARCHIVE + 1)
+        self.expect(self._stream.tell() + size)
         return self._stream.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

@@ -114,6 +114,7 @@ class _Progress:
 
     def reset(self) -> None:
         self.received = 0
+        self.bar.leave = True  # pooch does this once all has arrived: a full bar may stay
         self.bar.reset()
 
     def close(self) -> None:

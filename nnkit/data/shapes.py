@@ -188,15 +188,6 @@ def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.minimum(_box(u, v, 0.94, 0.28), _box(u, v, 0.28, 0.94))
 
 
-def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Join a slim square on its tip with a circle on each of its upper sides."""
-    half, s = 0.53, np.float32(math.sqrt(0.5))
-    u, v = u * np.float32(1.08), v * np.float32(0.92) - np.float32(0.07)
-    square = _box((u + v) * s, (v - u) * s, half, half)
-    lobes = _length(np.abs(u) - np.float32(half) * s, v + np.float32(half) * s) - np.float32(half)
-    return np.minimum(square, lobes)
-
-
 def _polygon(corners: list[tuple[float, float]]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Signed distance to any polygon: the nearest edge, inside where a ray to the right meets an odd number of them."""
     points = np.array(corners, np.float32)
@@ -213,6 +204,15 @@ def _polygon(corners: list[tuple[float, float]]) -> Callable[[np.ndarray, np.nda
         return np.where(inside, -np.sqrt(nearest), np.sqrt(nearest))
 
     return outline
+
+
+# From the tip, along the lobes' tangents, over their centres to the cleft.
+_heart_body = _polygon([(0, 0.92), (0.781, -0.003), (0.43, -0.3), (0, -0.45), (-0.43, -0.3), (-0.781, -0.003)])
+
+
+def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    lobes = _length(np.abs(u) - np.float32(0.43), v + np.float32(0.3)) - np.float32(0.46)
+    return np.minimum(_heart_body(u, v), lobes)
 
 
 def _around(corners: int, radii: tuple[float, ...]) -> list[tuple[float, float]]:

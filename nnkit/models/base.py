@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -102,6 +102,9 @@ class Model(Layer):
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{self.label}: expected an array of numbers, got one of {x.dtype}")
+        assert self.input_shape is not None
+        if x.ndim != len(self.input_shape) + 1:
+            raise ValueError(f"{self.label}: expected an input of shape (N, *{self.input_shape}), got {x.shape}")
         return self._forward(x.astype(self.dtype, copy=False), training)
 
     @overload
@@ -335,6 +338,16 @@ class Model(Layer):
         other = copy.deepcopy(self)
         other.build(input_shape)
         return summary_table(other)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_flat": self._flat is not None, "_gradients": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Pack the parameters of a copy or of an unpickled model again, for its arrays have lost their common base."""
+        packed = state.pop("_flat")
+        self.__dict__.update(state, _flat=None)
+        if packed:
+            self._pack()
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype) -> Shape:
         self._flat = None  # the root packs the whole tree when it is done

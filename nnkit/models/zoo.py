@@ -307,19 +307,24 @@ def create(name: str, num_classes: int, **options: Any) -> Sequential:
     """
     if name not in MODELS:
         raise UsageError(f"unknown model {name!r}{_nearest(name, MODELS)}; there are {', '.join(MODELS)}")
-    known = list(inspect.signature(MODELS[name]).parameters)[1:]
-    for option in options:
+    known = {key: parameter.default for key, parameter in inspect.signature(MODELS[name]).parameters.items()}
+    del known["num_classes"]
+    for option, value in options.items():
         if option not in known:
             raise UsageError(
                 f"model {name}: unknown option {option!r}{_nearest(option, known)}; it has {', '.join(known)}"
             )
-    try:
-        return MODELS[name](num_classes, **options)
-    except UsageError:
-        raise
-    except (TypeError, ValueError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise UsageError(f"model {name}: options do not fit ({given}): {error}") from error
+        if not _fits(value, known[option]):
+            raise UsageError(f"model {name}: expected {option} to be like {known[option]!r}, got {value!r}")
+    return MODELS[name](num_classes, **options)
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a value has the type of an option's default; a list may stand for a tuple, an integer for a float."""
+    if isinstance(default, tuple):
+        return isinstance(value, (list, tuple)) and all(_fits(item, default[0]) for item in value)
+    kinds = {float: (float, int)}.get(type(default), (type(default),))
+    return isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
 
 
 def _block(before: int, width: int, stride: int, weight_init: str) -> Residual:

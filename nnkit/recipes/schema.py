@@ -49,10 +49,11 @@ def check_options(options: Any, where: str, *targets: Callable[..., Any], skip: 
     """
     if not isinstance(options, Mapping):
         raise UsageError(f"{where or 'recipe'}: expected a table, got {options!r}")
-    parameters, hints = {}, {}
+    parameters: dict[str, inspect.Parameter] = {}
+    hints: dict[str, Any] = {}
     for target in targets:
         parameters.update(inspect.signature(target).parameters)
-        hints.update(typing.get_type_hints(target.__init__ if isinstance(target, type) else target))
+        hints.update(typing.get_type_hints(target.__init__ if isinstance(target, type) else target))  # type: ignore[misc]
     known = {name: p for name, p in parameters.items() if name not in skip and p.kind is not p.VAR_KEYWORD}
     prefix = f"{where}." if where else ""
     checked = {}

@@ -1,0 +1,432 @@
+"""Every kernel set that runs here against the NumPy twin, over shapes that nobody likes."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nnkit import _ext
+from nnkit._ext import reference
+from nnkit.errors import UsageError
+
+COMPILED = [name for name in _ext.available() if name != "reference"]
+needs_compiled = pytest.mark.skipif(not COMPILED, reason="the compiled kernels are not installed")
+
+TOLERANCE = {np.float32: 1e-4, np.float64: 1e-11}
+
+GEMM_SIZES = [(1, 1, 1), (64, 300, 50), (7, 500, 33), (10, 64, 200), (65, 1000, 31), (300, 17, 5), (3, 0, 4), (0, 4, 4),
+              (4, 4, 0), (270, 20, 530)]
+
+# batch, height, width, channels, out_channels, kernel, stride, padding
+WINDOWS = [
+    (2, 8, 8, 16, 32, (3, 3), (1, 1), (1, 1)),
+    (1, 1, 1, 1, 1, (1, 1), (1, 1), (0, 0)),
+    (3, 7, 5, 17, 19, (3, 2), (2, 1), (1, 0)),
+    (2, 9, 9, 3, 40, (7, 7), (1, 1), (3, 3)),
+    (2, 9, 9, 3, 10, (3, 3), (2, 2), (0, 1)),
+    (2, 6, 6, 8, 8, (1, 1), (2, 2), (0, 0)),
+    (2, 5, 5, 4, 6, (2, 2), (3, 3), (1, 1)),
+    (2, 5, 5, 2, 6, (2, 2), (1, 1), (4, 3)),
+    (1, 4, 4, 12, 8, (3, 3), (1, 1), (4, 4)),
+    (5, 4, 4, 40, 70, (3, 3), (1, 1), (1, 1)),
+    (2, 40, 40, 5, 33, (3, 3), (5, 4), (0, 0)),
+    (1, 64, 64, 9, 16, (3, 3), (1, 1), (1, 1)),
+    (0, 4, 4, 3, 4, (3, 3), (1, 1), (1, 1)),
+]
+
+
+@pytest.fixture(params=COMPILED)
+def kernels(request):
+    return _ext.load(request.param)
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request):
+    before = _ext.get_num_threads()
+    _ext.set_num_threads(request.param)
+    yield request.param
+    _ext.set_num_threads(before)
+
+
+def normal(rng, shape, dtype):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def agree(actual, expected, dtype):
+    scale = np.abs(expected).max(initial=0) if np.isfinite(expected).all() else 1
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[dtype] * (scale + 1e-30))
+
+
+def both(kernels, name, arrays, outputs, *options):
+    """Run one kernel and its twin on the same arguments; return pairs of what they wrote."""
+    # NaN beforehand: a kernel that leaves a hole is found out.
+    ours = [np.full_like(out, np.nan if out.dtype.kind == "f" else 77) for out in outputs]
+    theirs = [out.copy() for out in outputs]
+    getattr(kernels, name)(*arrays, *ours, *options)
+    getattr(reference, name)(*arrays, *theirs, *options)
+    return list(zip(ours, theirs, strict=True))
+
+
+def window_shapes(window):
+    n, height, width, channels, out_channels, kernel, stride, padding = window
+    rows, columns = ((size + 2 * p - k) // s + 1
+                     for size, p, k, s in zip((height, width), padding, kernel, stride, strict=True))
+    return (n, height, width, channels), (n, rows, columns, out_channels), (out_channels, channels, *kernel)
+
+
+def laid_out(rng, shape, dtype, layout):
+    rows, columns = shape
+    if layout == "rows":
+        return normal(rng, shape, dtype)
+    if layout == "columns":
+        return normal(rng, (columns, rows), dtype).T
+    if layout == "wide rows":
+        return normal(rng, (rows, columns + 3), dtype)[:, :columns]
+    return normal(rng, shape, dtype)[::-1]
+
+
+@needs_compiled
+@pytest.mark.parametrize("size", GEMM_SIZES, ids=str)
+def test_gemm(kernels, dtype, threads, size, rng):
+    m, k, n = size
+    for left, right in [("rows", "rows"), ("rows", "columns"), ("columns", "rows"), ("columns", "columns"),
+                        ("wide rows", "reversed"), ("reversed", "columns")]:
+        a, b = laid_out(rng, (m, k), dtype, left), laid_out(rng, (k, n), dtype, right)
+        for bias in (None, normal(rng, n, dtype)):
+            for accumulate in (False, True):
+                out = normal(rng, (m, n), dtype)
+                expected = out.copy()
+                kernels.gemm(a, b, out, bias, accumulate=accumulate)
+                reference.gemm(a, b, expected, bias, accumulate=accumulate)
+                agree(out, expected, dtype)
+
+
+@needs_compiled
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_conv2d(kernels, dtype, threads, window, rng):
+    x_shape, out_shape, weight_shape = window_shapes(window)
+    stride, padding = window[-2:]
+    x, dout, weight = (normal(rng, shape, dtype) for shape in (x_shape, out_shape, weight_shape))
+    bias = normal(rng, window[4], dtype)
+    for b in (bias, None):
+        (pair,) = both(kernels, "conv2d_forward", [x, weight, b], [dout], stride, padding)
+        agree(*pair, dtype)
+    (pair,) = both(kernels, "conv2d_backward_input", [dout, weight], [x], stride, padding)
+    agree(*pair, dtype)
+    for pair in both(kernels, "conv2d_backward_weight", [x, dout], [weight, bias], stride, padding):
+        agree(*pair, dtype)
+    dweight = np.full_like(weight, np.nan)
+    kernels.conv2d_backward_weight(x, dout, dweight, None, stride, padding)
+    np.testing.assert_array_equal(dweight, both(kernels, "conv2d_backward_weight", [x, dout], [weight, bias],
+                                                stride, padding)[0][0])
+
+
+@needs_compiled
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("code", [np.uint8, np.int32])
+def test_max_pool2d(kernels, dtype, threads, window, code, rng):
+    window = (*window[:4], window[3], *window[5:])
+    x_shape, out_shape, _ = window_shapes(window)
+    # Few distinct values, so that there are ties; and NaN, which must come through.
+    x = rng.integers(-3, 3, x_shape).astype(dtype)
+    x[rng.random(x_shape) < 0.02] = np.nan
+    pairs = both(kernels, "max_pool2d_forward", [x], [np.empty(out_shape, dtype), np.empty(out_shape, code)], *window[-3:])
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(ours, theirs)
+    dout = normal(rng, out_shape, dtype)
+    (pair,) = both(kernels, "max_pool2d_backward", [dout, pairs[1][0]], [x], *window[-3:])
+    agree(*pair, dtype)
+
+
+@needs_compiled
+@pytest.mark.parametrize("shape", [(1, 1), (3, 17), (1000, 64), (70_000, 3), (513, 100)], ids=str)
+def test_batch_norm(kernels, dtype, threads, shape, rng):
+    x, dout = normal(rng, shape, dtype) * 3 + 2, normal(rng, shape, dtype)
+    mean, inverse_std, weight, bias = normal(rng, (4, shape[1]), dtype)
+    for pair in both(kernels, "batch_norm_statistics", [x], [mean, bias]):
+        agree(*pair, dtype)
+    (pair,) = both(kernels, "batch_norm_apply", [x, mean, inverse_std, weight, bias], [x])
+    agree(*pair, dtype)
+    for pair in both(kernels, "batch_norm_backward", [dout, x, mean, inverse_std, weight], [x, weight, bias]):
+        agree(*pair, dtype)
+    out = x.copy()
+    kernels.batch_norm_apply(out, mean, inverse_std, weight, bias, out)
+    np.testing.assert_array_equal(out, both(kernels, "batch_norm_apply", [x, mean, inverse_std, weight, bias], [x])[0][0])
+
+
+@needs_compiled
+def test_variance_survives_a_large_mean(kernels, rng):
+    x = (1e4 + rng.standard_normal((50_000, 5))).astype(np.float32)
+    mean, variance = np.empty((2, 5), np.float32)
+    kernels.batch_norm_statistics(x, mean, variance)
+    np.testing.assert_allclose(mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(variance, x.var(axis=0, dtype=np.float64), rtol=1e-5)
+    x[:] = 1e4
+    kernels.batch_norm_statistics(x, mean, variance)
+    np.testing.assert_array_equal(variance, 0)
+
+
+@needs_compiled
+@pytest.mark.parametrize("size", [0, 1, 15, 100_003])
+def test_activations(kernels, dtype, threads, size, rng):
+    x, dout = normal(rng, size, dtype) * 4, normal(rng, size, dtype)
+    (pair,) = both(kernels, "relu_forward", [x], [x])
+    np.testing.assert_array_equal(*pair)
+    np.testing.assert_array_equal(*both(kernels, "relu_backward", [dout, pair[0]], [x])[0])
+    for tanh in (False, True):
+        (pair,) = both(kernels, "gelu_forward", [x], [x], tanh)
+        np.testing.assert_allclose(*pair, rtol=0, atol=2e-6 if dtype is np.float32 else 1e-12)
+        (pair,) = both(kernels, "gelu_backward", [dout, x], [x], tanh)
+        np.testing.assert_allclose(*pair, rtol=0, atol=8e-6 if dtype is np.float32 else 1e-12)
+
+
+@needs_compiled
+def test_activations_of_extremes(kernels, dtype):
+    x = np.array([np.nan, -np.inf, np.inf, -1e6, 1e6, -40, 40, -0.0, 0.0] * 5, dtype)
+    x = x[np.isfinite(x) | np.isnan(x)]
+    out = np.empty_like(x)
+    for tanh in (False, True):
+        kernels.gelu_forward(x, out, tanh)
+        np.testing.assert_allclose(out, np.where(x > 0, x, np.where(np.isnan(x), x, 0)), atol=1e-30)
+        kernels.gelu_backward(np.ones_like(x), x, out, tanh)
+        expected = np.where(np.isnan(x), x, np.where(x == 0, 0.5, x > 0))
+        np.testing.assert_allclose(out, expected, atol=1e-6)
+    kernels.relu_forward(x, out)
+    np.testing.assert_array_equal(out, np.maximum(x, 0))
+
+
+@needs_compiled
+@pytest.mark.parametrize("size", [1, 17, 100_003])
+def test_sgd_step(kernels, dtype, threads, size, rng):
+    for momentum, decay, nesterov in [(0.0, 0.0, False), (0.0, 0.1, False), (0.9, 0.1, False), (0.9, 0.0, True)]:
+        params, grads, velocity = normal(rng, (3, size), dtype)
+        expected = [params.copy(), velocity.copy()]
+        has_state = momentum > 0
+        kernels.sgd_step(params, grads, velocity if has_state else None, 0.1, momentum, decay, nesterov)
+        reference.sgd_step(expected[0], grads, expected[1] if has_state else None, 0.1, momentum, decay, nesterov)
+        agree(params, expected[0], dtype)
+        agree(velocity, expected[1], dtype)
+
+
+@needs_compiled
+@pytest.mark.parametrize("size", [1, 17, 100_003])
+def test_adam_step(kernels, dtype, threads, size, rng):
+    for step, decay, decoupled in [(1, 0.0, False), (7, 0.1, False), (1000, 0.1, True)]:
+        params, grads, m, v = normal(rng, (4, size), dtype)
+        v = np.abs(v)
+        expected = [array.copy() for array in (params, m, v)]
+        options = (step, 0.01, 0.9, 0.999, 1e-8, decay, decoupled)
+        kernels.adam_step(params, grads, m, v, *options)
+        reference.adam_step(expected[0], grads, expected[1], expected[2], *options)
+        for ours, theirs in zip((params, m, v), expected, strict=True):
+            agree(ours, theirs, dtype)
+
+
+@needs_compiled
+@pytest.mark.parametrize("pixel", [np.uint8, None], ids=["uint8", "float"])
+def test_augment(kernels, dtype, pixel, rng):
+    images = rng.integers(0, 256, (9, 8, 11, 3)).astype(pixel or dtype)
+    count = 50
+    indices, flip = rng.integers(0, 9, count), rng.random(count) < 0.5
+    shifts, holes = rng.integers(-14, 15, (2, count)), rng.integers(-6, 13, (2, count))
+    scale, offset = np.array([0.5, 1, 2], dtype), np.array([-1, 3, 0.25], dtype)
+    for hole in (0, 5):
+        arguments = [images, indices, flip, *shifts, *holes, hole, scale, offset]
+        (pair,) = both(kernels, "augment", arguments, [np.empty((count, 8, 11, 3), dtype)])
+        agree(*pair, dtype)
+
+
+@needs_compiled
+def test_not_a_number_comes_through(kernels, dtype, rng):
+    x = normal(rng, (1, 6, 6, 16), dtype)
+    x[0, 2, 3, 5] = np.nan
+    weight = normal(rng, (4, 16, 3, 3), dtype)
+    out = np.empty((1, 4, 4, 4), dtype)
+    kernels.conv2d_forward(x, weight, None, out, (1, 1), (0, 0))
+    assert np.isnan(out[0, 0:3, 1:4]).all()
+    assert np.isfinite(out[0, 3]).all()
+    mean, variance = np.empty((2, 16), dtype)
+    kernels.batch_norm_statistics(x.reshape(36, 16), mean, variance)
+    assert np.isnan(mean).tolist() == np.isnan(variance).tolist() == [c == 5 for c in range(16)]
+
+
+def results(kernels, rng):
+    """The bits of every kernel that could depend on how work is shared out."""
+    x, dout = normal(rng, (20, 16, 16, 24), np.float32), normal(rng, (20, 16, 16, 40), np.float32)
+    weight, bias = normal(rng, (40, 24, 3, 3), np.float32), normal(rng, 40, np.float32)
+    yield from (ours for ours, _ in both(kernels, "conv2d_forward", [x, weight, bias], [dout], (1, 1), (1, 1)))
+    yield from (ours for ours, _ in both(kernels, "conv2d_backward_input", [dout, weight], [x], (1, 1), (1, 1)))
+    yield from (ours for ours, _ in both(kernels, "conv2d_backward_weight", [x, dout], [weight, bias], (1, 1), (1, 1)))
+    rows = x.reshape(-1, 24)
+    yield from (ours for ours, _ in both(kernels, "batch_norm_statistics", [rows], [rows[0], rows[1]]))
+    yield from (ours for ours, _ in both(kernels, "batch_norm_backward", [rows, rows, *rows[:3]], [rows, rows[0], rows[1]]))
+    yield from (ours for ours, _ in both(kernels, "gemm", [rows.T, rows], [np.empty((24, 24), np.float32)]))
+
+
+@needs_compiled
+def test_threads_do_not_change_a_bit(kernels):
+    before = _ext.get_num_threads()
+    found = []
+    for count in (1, 2, 3, 7):
+        _ext.set_num_threads(count)
+        found.append([array.tobytes() for array in results(kernels, np.random.default_rng(5))])
+    _ext.set_num_threads(before)
+    assert all(bits == found[0] for bits in found[1:])
+
+
+def multiply_in_child(queue):
+    a = np.ones((400, 400), np.float32)
+    out = np.empty_like(a)
+    _ext.set_num_threads(2)
+    _ext.load(COMPILED[0]).gemm(a, a, out)
+    queue.put((_ext.get_num_threads(), float(out.min()), float(out.max())))
+
+
+@needs_compiled
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_does_not_hang(threads):
+    multiply_in_child(multiprocessing.get_context("fork").SimpleQueue())  # the parent has a team now
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=multiply_in_child, args=(queue,))
+    child.start()
+    assert queue.get(timeout=20) == (1, 400.0, 400.0)
+    child.join()
+
+
+class TestWrongArguments:
+    """Whatever is wrong raises; nothing reaches the C code."""
+
+    pytestmark = needs_compiled
+
+    def test_gemm(self, kernels):
+        a, b, out = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32), np.ones((3, 5), np.float32)
+        for wrong in [(b, a, out), (a, b, out.T), (a, b, out[:2]), (a, b, out, np.ones(4, np.float32)),
+                      (np.ones((3, 8), np.float32)[:, ::2], b, out), (a, b, np.ones((3, 5, 1), np.float32)),
+                      (a, b.astype(np.float64), out), (a, b, out, np.ones(10, np.float32)[::2])]:
+            with pytest.raises((ValueError, TypeError)):
+                kernels.gemm(*wrong)
+        for wrong in [(None, b, out), (a, None, out), (a, b, None), ([[1.0]], b, out), (a.astype(int), b, out)]:
+            with pytest.raises((ValueError, TypeError)):
+                kernels.gemm(*wrong)
+        out.flags.writeable = False
+        with pytest.raises(ValueError, match="read-only"):
+            kernels.gemm(a, b, out)
+
+    def test_conv2d(self, kernels):
+        x, weight = np.ones((2, 5, 5, 3), np.float32), np.ones((4, 3, 3, 3), np.float32)
+        out, bias = np.ones((2, 3, 3, 4), np.float32), np.ones(4, np.float32)
+        good = [x, weight, bias, out, (1, 1), (0, 0)]
+        kernels.conv2d_forward(*good)
+        for position, wrong in [(0, x[:, :, :, :2].copy()), (0, x[:, ::-1]), (0, x[:1].copy()), (1, weight[:, :2].copy()),
+                                (1, weight[:3].copy()), (2, bias[:3]), (3, out[:, :2].copy()), (3, out[:1]),
+                                (4, (2, 1)), (4, (0, 1)), (4, (1,)), (4, None), (4, (1 << 62, 1)), (5, (1, 0)),
+                                (5, (-1, 0)), (5, "no"), (0, None), (3, out.astype(np.float64))]:
+            arguments = list(good)
+            arguments[position] = wrong
+            with pytest.raises((ValueError, TypeError, OverflowError)):
+                kernels.conv2d_forward(*arguments)
+        with pytest.raises(ValueError, match="does not fit"):
+            kernels.conv2d_forward(x, np.ones((4, 3, 7, 7), np.float32), None, out, (1, 1), (0, 0))
+        with pytest.raises(ValueError, match="channels"):
+            kernels.conv2d_backward_input(out, weight[:, :2].copy(), x, (1, 1), (0, 0))
+        with pytest.raises(ValueError, match="bias"):
+            kernels.conv2d_backward_weight(x, out, weight, bias[:2], (1, 1), (0, 0))
+
+    def test_max_pool2d(self, kernels):
+        x, out, codes = np.ones((1, 4, 4, 2), np.float32), np.ones((1, 2, 2, 2), np.float32), np.ones((1, 2, 2, 2), np.uint8)
+        options = (2, 2), (2, 2), (0, 0)
+        kernels.max_pool2d_forward(x, out, codes, *options)
+        with pytest.raises(ValueError, match="codes"):
+            kernels.max_pool2d_forward(x, out, codes[:, :1], *options)
+        with pytest.raises(ValueError, match="channels"):
+            kernels.max_pool2d_backward(out[..., :1].copy(), codes, x, *options)
+        with pytest.raises((ValueError, TypeError)):
+            kernels.max_pool2d_forward(x, out, codes.astype(np.int64), *options)
+        large = np.ones((1, 40, 40, 1), np.float32)
+        with pytest.raises(ValueError, match="int32"):
+            kernels.max_pool2d_forward(large, large[:, :1, :1].copy(), codes[:, :1, :1, :1].copy(), (40, 40), (1, 1), (0, 0))
+
+    def test_one_dimensional(self, kernels):
+        x, short = np.ones(5, np.float32), np.ones(4, np.float32)
+        for call in [lambda: kernels.relu_forward(x, short), lambda: kernels.relu_backward(x, short, x),
+                     lambda: kernels.gelu_forward(short, x, True), lambda: kernels.gelu_backward(x, x, short, False),
+                     lambda: kernels.sgd_step(x, short, None, 0.1, 0, 0, False),
+                     lambda: kernels.sgd_step(x, x, short, 0.1, 0.9, 0, False),
+                     lambda: kernels.adam_step(x, x, x, short, 1, 0.1, 0.9, 0.99, 1e-8, 0, False),
+                     lambda: kernels.relu_forward(np.ones(10, np.float32)[::2], x)]:
+            with pytest.raises(ValueError):  # noqa: PT011 — sizes in some, layout in others
+                call()
+
+    def test_batch_norm(self, kernels):
+        x, row = np.ones((4, 3), np.float32), np.ones(3, np.float32)
+        with pytest.raises(ValueError, match="no rows"):
+            kernels.batch_norm_statistics(x[:0], row, row)
+        with pytest.raises(ValueError, match="3 elements"):
+            kernels.batch_norm_statistics(x, row[:2], row)
+        with pytest.raises(ValueError, match="3 elements"):
+            kernels.batch_norm_apply(x, row, row, row, row[:2], x)
+        with pytest.raises(ValueError, match="dout and dx"):
+            kernels.batch_norm_backward(x[:3], x, row, row, row, x, row, row)
+
+    def test_augment(self, kernels):
+        images, out = np.ones((3, 4, 4, 1), np.uint8), np.ones((2, 4, 4, 1), np.float32)
+        zeros, one = np.zeros(2, int), np.ones(1, np.float32)
+        good = [images, zeros, zeros, zeros, zeros, zeros, zeros, 0, one, one, out]
+        kernels.augment(*good)
+        for position, wrong in [(1, np.array([0, 3])), (1, np.array([-1, 0])), (1, zeros[:1]), (2, zeros[:1]), (7, -1),
+                                (3, np.array([1 << 60, 0])), (8, np.ones(2, np.float32)), (10, out[:, :3].copy()),
+                                (0, images.astype(np.float64))]:
+            arguments = list(good)
+            arguments[position] = wrong
+            with pytest.raises((ValueError, TypeError)):
+                kernels.augment(*arguments)
+
+
+def chosen(**environment):
+    code = "from nnkit import _ext; print(_ext.kernels.name, _ext.get_num_threads(), _ext.kernel_reason, sep='|')"
+    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True,
+                          check=False)
+
+
+@pytest.mark.parametrize("name", _ext.available())
+def test_the_environment_chooses(name):
+    found = chosen(NNKIT_KERNELS=name).stdout.split("|")
+    assert found[0] == name
+    assert "NNKIT_KERNELS" in found[2]
+
+
+def test_an_unknown_set_is_refused():
+    answer = chosen(NNKIT_KERNELS="fastest")
+    assert answer.returncode == 1
+    assert "unknown kernel set 'fastest'; expected one of avx512, avx2, baseline, reference" in answer.stderr
+    with pytest.raises(UsageError, match="unknown"):
+        _ext.load("mmx")
+
+
+@needs_compiled
+def test_the_environment_sets_threads():
+    assert chosen(NNKIT_NUM_THREADS="3", OMP_NUM_THREADS="5").stdout.split("|")[1] == "3"
+    assert chosen(NNKIT_NUM_THREADS="", OMP_NUM_THREADS="5").stdout.split("|")[1] == "5"
+    assert "NNKIT_NUM_THREADS: expected" in chosen(NNKIT_NUM_THREADS="many").stderr
+
+
+def test_set_num_threads_refuses_nonsense():
+    for wrong in (0, -1, True, 1.5, "2", 10**9):
+        with pytest.raises(UsageError, match="threads"):
+            _ext.set_num_threads(wrong)
+
+
+def test_the_reference_has_the_same_functions():
+    names = {name for name in vars(reference) if callable(getattr(reference, name)) and not name.startswith("_")}
+    for name in COMPILED:
+        assert names <= set(dir(_ext.load(name)))

@@ -15,7 +15,7 @@ from setuptools.errors import BaseError
 
 EXT = Path("nnkit/_ext")
 # No kernel reads errno or floating-point exception flags. Not -ffast-math: NaN must stay NaN.
-FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-g0"]
 # What the kernels need: vector extensions, shuffles, POSIX threads.
 NEEDED = """
 #include <pthread.h>

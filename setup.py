@@ -11,9 +11,10 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError
+from setuptools.errors import BaseError, CCompilerError
 
 EXT = Path("nnkit/_ext")
+FAILURES = (BaseError, CCompilerError, OSError)
 # No kernel reads errno or floating-point exception flags. Not -ffast-math: NaN must stay NaN.
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-g0"]
 # What the kernels need: vector extensions, shuffles, POSIX threads.
@@ -43,12 +44,12 @@ class BuildKernels(build_ext):
         try:
             if not self.compiles(NEEDED, FLAGS):
                 return self.skip("no working C compiler with GCC's vector extensions")
-            openmp = next((flag for flag in (["-fopenmp"], []) if self.compiles(OPENMP, flag)), [])
+            openmp = ["-fopenmp"] if self.compiles(OPENMP, ["-fopenmp"]) else []
             for extension in self.extensions:
                 extension.extra_compile_args = FLAGS + openmp
                 extension.extra_link_args = openmp
             super().build_extensions()
-        except (BaseError, OSError) as error:
+        except FAILURES as error:
             self.skip(str(error).splitlines()[0])
 
     def skip(self, reason):
@@ -62,7 +63,7 @@ class BuildKernels(build_ext):
             try:
                 objects = self.compiler.compile([str(path)], output_dir=folder, extra_postargs=flags)
                 self.compiler.link_executable(objects, "probe", output_dir=folder, extra_postargs=flags)
-            except (BaseError, OSError):
+            except FAILURES:
                 return False
         return True
 

@@ -138,7 +138,8 @@ def test_max_pool2d(kernels, dtype, threads, window, code, rng):
     # Few distinct values, so that there are ties; and NaN, which must come through.
     x = rng.integers(-3, 3, x_shape).astype(dtype)
     x[rng.random(x_shape) < 0.02] = np.nan
-    pairs = both(kernels, "max_pool2d_forward", [x], [np.empty(out_shape, dtype), np.empty(out_shape, code)], *window[-3:])
+    outputs = [np.empty(out_shape, dtype), np.empty(out_shape, code)]
+    pairs = both(kernels, "max_pool2d_forward", [x], outputs, *window[-3:])
     for ours, theirs in pairs:
         np.testing.assert_array_equal(ours, theirs)
     dout = normal(rng, out_shape, dtype)
@@ -153,13 +154,13 @@ def test_batch_norm(kernels, dtype, threads, shape, rng):
     mean, inverse_std, weight, bias = normal(rng, (4, shape[1]), dtype)
     for pair in both(kernels, "batch_norm_statistics", [x], [mean, bias]):
         agree(*pair, dtype)
-    (pair,) = both(kernels, "batch_norm_apply", [x, mean, inverse_std, weight, bias], [x])
-    agree(*pair, dtype)
+    (applied,) = both(kernels, "batch_norm_apply", [x, mean, inverse_std, weight, bias], [x])
+    agree(*applied, dtype)
     for pair in both(kernels, "batch_norm_backward", [dout, x, mean, inverse_std, weight], [x, weight, bias]):
         agree(*pair, dtype)
     out = x.copy()
     kernels.batch_norm_apply(out, mean, inverse_std, weight, bias, out)
-    np.testing.assert_array_equal(out, both(kernels, "batch_norm_apply", [x, mean, inverse_std, weight, bias], [x])[0][0])
+    np.testing.assert_array_equal(out, applied[0])
 
 
 @needs_compiled
@@ -262,13 +263,19 @@ def results(kernels, rng):
     """The bits of every kernel that could depend on how work is shared out."""
     x, dout = normal(rng, (20, 16, 16, 24), np.float32), normal(rng, (20, 16, 16, 40), np.float32)
     weight, bias = normal(rng, (40, 24, 3, 3), np.float32), normal(rng, 40, np.float32)
-    yield from (ours for ours, _ in both(kernels, "conv2d_forward", [x, weight, bias], [dout], (1, 1), (1, 1)))
-    yield from (ours for ours, _ in both(kernels, "conv2d_backward_input", [dout, weight], [x], (1, 1), (1, 1)))
-    yield from (ours for ours, _ in both(kernels, "conv2d_backward_weight", [x, dout], [weight, bias], (1, 1), (1, 1)))
     rows = x.reshape(-1, 24)
-    yield from (ours for ours, _ in both(kernels, "batch_norm_statistics", [rows], [rows[0], rows[1]]))
-    yield from (ours for ours, _ in both(kernels, "batch_norm_backward", [rows, rows, *rows[:3]], [rows, rows[0], rows[1]]))
-    yield from (ours for ours, _ in both(kernels, "gemm", [rows.T, rows], [np.empty((24, 24), np.float32)]))
+    column, options = rows[0], ((1, 1), (1, 1))
+    for name, arrays, outputs, *rest in [
+        ("conv2d_forward", [x, weight, bias], [dout], *options),
+        ("conv2d_backward_input", [dout, weight], [x], *options),
+        ("conv2d_backward_weight", [x, dout], [weight, bias], *options),
+        ("batch_norm_statistics", [rows], [column, column]),
+        ("batch_norm_backward", [rows, rows, *rows[:3]], [rows, column, column]),
+        ("gemm", [rows.T, rows], [np.empty((24, 24), np.float32)]),
+    ]:
+        outputs = [np.empty_like(out) for out in outputs]
+        getattr(kernels, name)(*arrays, *outputs, *rest)
+        yield from outputs
 
 
 @needs_compiled
@@ -327,10 +334,12 @@ class TestWrongArguments:
         out, bias = np.ones((2, 3, 3, 4), np.float32), np.ones(4, np.float32)
         good = [x, weight, bias, out, (1, 1), (0, 0)]
         kernels.conv2d_forward(*good)
-        for position, wrong in [(0, x[:, :, :, :2].copy()), (0, x[:, ::-1]), (0, x[:1].copy()), (1, weight[:, :2].copy()),
-                                (1, weight[:3].copy()), (2, bias[:3]), (3, out[:, :2].copy()), (3, out[:1]),
-                                (4, (2, 1)), (4, (0, 1)), (4, (1,)), (4, None), (4, (1 << 62, 1)), (5, (1, 0)),
-                                (5, (-1, 0)), (5, "no"), (0, None), (3, out.astype(np.float64))]:
+        for position, wrong in [
+            (0, x[:, :, :, :2].copy()), (0, x[:, ::-1]), (0, x[:1].copy()), (0, None),
+            (1, weight[:, :2].copy()), (1, weight[:3].copy()), (2, bias[:3]),
+            (3, out[:, :2].copy()), (3, out[:1]), (3, out.astype(np.float64)),
+            (4, (2, 1)), (4, (0, 1)), (4, (1,)), (4, None), (4, (1 << 62, 1)), (5, (1, 0)), (5, (-1, 0)), (5, "no"),
+        ]:
             arguments = list(good)
             arguments[position] = wrong
             with pytest.raises((ValueError, TypeError, OverflowError)):
@@ -343,7 +352,8 @@ class TestWrongArguments:
             kernels.conv2d_backward_weight(x, out, weight, bias[:2], (1, 1), (0, 0))
 
     def test_max_pool2d(self, kernels):
-        x, out, codes = np.ones((1, 4, 4, 2), np.float32), np.ones((1, 2, 2, 2), np.float32), np.ones((1, 2, 2, 2), np.uint8)
+        x, out = np.ones((1, 4, 4, 2), np.float32), np.ones((1, 2, 2, 2), np.float32)
+        codes = np.ones((1, 2, 2, 2), np.uint8)
         options = (2, 2), (2, 2), (0, 0)
         kernels.max_pool2d_forward(x, out, codes, *options)
         with pytest.raises(ValueError, match="codes"):
@@ -352,9 +362,9 @@ class TestWrongArguments:
             kernels.max_pool2d_backward(out[..., :1].copy(), codes, x, *options)
         with pytest.raises((ValueError, TypeError)):
             kernels.max_pool2d_forward(x, out, codes.astype(np.int64), *options)
-        large = np.ones((1, 40, 40, 1), np.float32)
+        large, one = np.ones((1, 40, 40, 1), np.float32), np.ones((1, 1, 1, 1), np.float32)
         with pytest.raises(ValueError, match="int32"):
-            kernels.max_pool2d_forward(large, large[:, :1, :1].copy(), codes[:, :1, :1, :1].copy(), (40, 40), (1, 1), (0, 0))
+            kernels.max_pool2d_forward(large, one, one.astype(np.uint8), (40, 40), (1, 1), (0, 0))
 
     def test_one_dimensional(self, kernels):
         x, short = np.ones(5, np.float32), np.ones(4, np.float32)
@@ -394,8 +404,8 @@ class TestWrongArguments:
 
 def chosen(**environment):
     code = "from nnkit import _ext; print(_ext.kernels.name, _ext.get_num_threads(), _ext.kernel_reason, sep='|')"
-    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True,
-                          check=False)
+    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True,
+                          text=True, check=False)
 
 
 @pytest.mark.parametrize("name", _ext.available())

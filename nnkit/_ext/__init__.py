@@ -4,16 +4,20 @@ The fastest set that the processor can run is taken; the environment variable NN
 """
 
 import os
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from nnkit._ext import reference
 from nnkit.errors import UsageError
 
-try:
-    from nnkit._ext import compiled
-except ImportError as error:
-    compiled = None  # type: ignore[assignment]
-    _missing = "not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({error})"
+_missing = "missing: no C compiler worked when nnkit was installed"
+compiled: Any = None
+if find_spec("nnkit._ext.compiled"):
+    try:
+        compiled = import_module("nnkit._ext.compiled")
+    except ImportError as error:
+        _missing = f"there but cannot be loaded: {error}"
 
 __all__ = ["available", "cpu_features", "get_num_threads", "kernel_reason", "kernels", "load", "openmp",
            "set_num_threads"]

@@ -1,4 +1,5 @@
-/* Element-wise activations. A job is cut into chunks of CHUNK elements; each loop is left to the compiler to vectorise. */
+/* Element-wise activations. A job is cut into chunks of CHUNK elements; each loop is left to the compiler to
+   vectorise. */
 
 typedef struct {
     const real *a, *b;
@@ -6,7 +7,6 @@ typedef struct {
     ptrdiff_t size;
 } FN(elementwise);
 
-#ifndef CHUNK
 #define CHUNK 16384
 /* Define name_task, which runs `expression` on a[i] and b[i] into out[i] in the chunk `index` of the job. */
 #define ELEMENTWISE(name, expression) \
@@ -22,7 +22,6 @@ typedef struct {
         for (ptrdiff_t i = index * CHUNK; i < end; i++) \
             out[i] = (expression); \
     }
-#endif
 
 KERNEL void FN(run)(nnkit_task task, const void *a, const void *b, void *out, ptrdiff_t size, double nanoseconds)
 {
@@ -48,8 +47,8 @@ KERNEL void FN(relu_backward)(const void *dout, const void *out, void *dx, ptrdi
    that the compiler vectorises; in double from the C library. */
 #if REAL_BYTES == 4
 
-/* exp(x) for x <= 0: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; adding 1.5 * 2^23 rounds to an integer. What would
-   be below the normal numbers is 0. */
+/* exp(x) for x <= 0: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; adding 1.5 * 2^23 rounds to an integer. What
+   would be below the normal numbers is 0. */
 INLINE float exp_of_negative(float x)
 {
     const float rounder = 12582912.0f;

@@ -1,5 +1,5 @@
-/* Pick, shift, flip, cut out and normalise images. Always on one thread: it runs beside the training step, in the thread
-   that prepares the next batch, and a second team of threads would take the processors from the first. */
+/* Pick, shift, flip, cut out and normalise images. Always on one thread: it runs beside the training step, in the
+   thread that prepares the next batch, and a second team of threads would take the processors from the first. */
 
 /* One pixel row: source columns run down when the picture is mirrored. */
 #define AUGMENT_ROW(type) { \

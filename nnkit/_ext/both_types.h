@@ -5,15 +5,19 @@
 #include "kernels.h"
 
 #define real float
+#define integer int32_t
 #define REAL_BYTES 4
 #include "one_type.h"
 #undef real
+#undef integer
 #undef REAL_BYTES
 
 #define real double
+#define integer int64_t
 #define REAL_BYTES 8
 #include "one_type.h"
 #undef real
+#undef integer
 #undef REAL_BYTES
 
 const nnkit_table TABLES[2] = {TABLE_OF(float), TABLE_OF(double)};

@@ -34,29 +34,38 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x
 
     ctypedef struct nnkit_table:
-        int (*gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias, int accumulate,
-                 Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil
-        int (*conv2d_forward)(const nnkit_window *w, const void *x, const void *weight, const void *bias, void *out) noexcept nogil
-        int (*conv2d_backward_input)(const nnkit_window *w, const void *dout, const void *weight, void *dx) noexcept nogil
-        int (*conv2d_backward_weight)(const nnkit_window *w, const void *x, const void *dout, void *dweight, void *dbias) noexcept nogil
-        void (*max_pool2d_forward)(const nnkit_window *w, const void *x, void *out, void *codes, int code_bytes) noexcept nogil
-        void (*max_pool2d_backward)(const nnkit_window *w, const void *dout, const void *codes, int code_bytes, void *dx) noexcept nogil
-        int (*batch_norm_statistics)(const void *x, Py_ssize_t rows, Py_ssize_t columns, void *mean, void *variance) noexcept nogil
+        int (*gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias, int accumulate, Py_ssize_t m,
+                    Py_ssize_t n, Py_ssize_t k) noexcept nogil
+        int (*conv2d_forward)(const nnkit_window *w, const void *x, const void *weight, const void *bias,
+                              void *out) noexcept nogil
+        int (*conv2d_backward_input)(const nnkit_window *w, const void *dout, const void *weight,
+                                     void *dx) noexcept nogil
+        int (*conv2d_backward_weight)(const nnkit_window *w, const void *x, const void *dout, void *dweight,
+                                      void *dbias) noexcept nogil
+        void (*max_pool2d_forward)(const nnkit_window *w, const void *x, void *out, void *codes,
+                                   int code_bytes) noexcept nogil
+        void (*max_pool2d_backward)(const nnkit_window *w, const void *dout, const void *codes, int code_bytes,
+                                    void *dx) noexcept nogil
+        int (*batch_norm_statistics)(const void *x, Py_ssize_t rows, Py_ssize_t columns, void *mean,
+                                     void *variance) noexcept nogil
         int (*batch_norm_apply)(const void *x, Py_ssize_t rows, Py_ssize_t columns, const void *mean,
-                             const void *inverse_std, const void *weight, const void *bias, void *out) noexcept nogil
-        int (*batch_norm_backward)(const void *dout, const void *x, Py_ssize_t rows, Py_ssize_t columns, const void *mean,
-                                const void *inverse_std, const void *weight, void *dx, void *dweight, void *dbias) noexcept nogil
+                                const void *inverse_std, const void *weight, const void *bias,
+                                void *out) noexcept nogil
+        int (*batch_norm_backward)(const void *dout, const void *x, Py_ssize_t rows, Py_ssize_t columns,
+                                   const void *mean, const void *inverse_std, const void *weight, void *dx,
+                                   void *dweight, void *dbias) noexcept nogil
         void (*relu_forward)(const void *x, void *out, Py_ssize_t size) noexcept nogil
         void (*relu_backward)(const void *dout, const void *out, void *dx, Py_ssize_t size) noexcept nogil
         void (*gelu_forward)(const void *x, void *out, Py_ssize_t size, int tanh_form) noexcept nogil
         void (*gelu_backward)(const void *dout, const void *x, void *dx, Py_ssize_t size, int tanh_form) noexcept nogil
         void (*sgd_step)(void *params, const void *grads, void *velocity, Py_ssize_t size, double lr, double momentum,
-                      double weight_decay, int nesterov) noexcept nogil
+                         double weight_decay, int nesterov) noexcept nogil
         void (*adam_step)(void *params, const void *grads, void *m, void *v, Py_ssize_t size, double step, double lr,
-                       double beta1, double beta2, double eps, double weight_decay, int decoupled) noexcept nogil
+                          double beta1, double beta2, double eps, double weight_decay, int decoupled) noexcept nogil
         void (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
-                     const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
-                     const int64_t *hole_x, Py_ssize_t hole, const void *scale, const void *offset, void *out) noexcept nogil
+                        const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
+                        const int64_t *hole_x, Py_ssize_t hole, const void *scale, const void *offset,
+                        void *out) noexcept nogil
 
     const nnkit_table *nnkit_tables(const char *name)
     int nnkit_cpu_has(const char *feature)
@@ -125,7 +134,8 @@ cdef nnkit_window window(const Py_ssize_t *large, const Py_ssize_t *small, kerne
     check(0 <= w.pad_y < FAR and 0 <= w.pad_x < FAR, f"padding must not be negative, got {padding}")
     check(small[0] == w.batch, f"expected {w.batch} output images, got {small[0]}")
     rows, columns = w.height + 2 * w.pad_y - w.kernel_y, w.width + 2 * w.pad_x - w.kernel_x
-    check(rows >= 0 and columns >= 0, f"a window of {kernel_size} does not fit an image of {w.height}x{w.width} padded by {padding}")
+    check(rows >= 0 and columns >= 0, f"a window of {kernel_size} does not fit "
+          f"an image of {w.height}x{w.width} padded by {padding}")
     check(w.out_height == rows // w.stride_y + 1 and w.out_width == columns // w.stride_x + 1,
           f"expected output of {rows // w.stride_y + 1}x{columns // w.stride_x + 1}, got {w.out_height}x{w.out_width}")
     return w

@@ -1,12 +1,12 @@
 /* Convolution as an implicit matrix product on channels-last images, forward and backward to the input.
 
    One output pixel is a row: the sum over the kernel's taps of an input pixel's channels times that tap's weights. A
-   register tile takes ROWS output pixels, broadcasts straight from the ROWS input pixels that a tap meets, and keeps its
-   sums over all taps, so that nothing is unrolled into an "im2col" matrix. A table of pointers says which pixels those
-   are; outside the image it points to zeros, and a tap that meets nothing but zeros is left out. The gradient with
-   respect to the input is the same sum over the pixels of dout that a pixel of x went into, with each tap's weights
-   transposed; with a stride, pixels are visited in the order of their remainders, because those of one remainder meet
-   the same taps. */
+   register tile takes ROWS output pixels, broadcasts straight from the ROWS input pixels that a tap meets, and keeps
+   its sums over all taps, so that nothing is unrolled into an "im2col" matrix. A table of pointers says which pixels
+   those are; outside the image it points to zeros, and a tap that meets nothing but zeros is left out. The gradient
+   with respect to the input is the same sum over the pixels of dout that a pixel of x went into, with each tap's
+   weights transposed; with a stride, pixels are visited in the order of their remainders, because those of one
+   remainder meet the same taps. */
 
 typedef struct {
     /* What to sum: `taps` times `depth` channels. */
@@ -27,9 +27,7 @@ typedef struct {                                   /* ROWS output pixels and the
     ptrdiff_t count, taps;
 } FN(tile);
 
-#ifndef OUTSIDE
-#define OUTSIDE (PTRDIFF_MIN / 4)
-#endif
+#define OUTSIDE (PTRDIFF_MIN / 4)  /* a place that stays negative when another is added */
 
 /* Fill in the tile that starts at pixel `first` (counted over all images); pointers[t][r] and tap[t] for its taps. */
 KERNEL void FN(find_taps)(const FN(indirect) *c, ptrdiff_t first, ptrdiff_t end, FN(tile) *tile,
@@ -145,10 +143,14 @@ KERNEL void FN(pack_weight_task)(void *job, ptrdiff_t index, int thread)
             FN(copy_transposed)(p->weight + (o * p->in + first) * p->taps, p->taps, panel + o * PANEL,
                                 depth * PANEL, width, p->taps);
     else
-        for (ptrdiff_t t = 0; t < p->taps; t++)
-            for (ptrdiff_t i = 0; i < depth; i++)
-                for (ptrdiff_t o = 0; o < width; o++)
-                    panel[(t * depth + i) * PANEL + o] = p->weight[((first + o) * p->in + i) * p->taps + t];
+        for (ptrdiff_t c = 0; c < depth * p->taps; c += LANES) {  /* c counts (in, tap) as the weight lies */
+            real rows[LANES * PANEL];
+            ptrdiff_t count = MIN(LANES, depth * p->taps - c);
+            FN(copy_transposed)(p->weight + first * depth * p->taps + c, depth * p->taps, rows, PANEL, width, count);
+            for (ptrdiff_t r = 0; r < count; r++)
+                memcpy(panel + ((c + r) % p->taps * depth + (c + r) / p->taps) * PANEL, rows + r * PANEL,
+                       sizeof(real) * width);
+        }
 }
 
 /* The taps of the way forward: pixel y, tap i -> input row y * stride - pad + i. */
@@ -169,7 +171,8 @@ KERNEL void FN(taps_backward)(ptrdiff_t size, ptrdiff_t taps, ptrdiff_t out_size
     for (ptrdiff_t y = 0; y < size; y++)
         for (ptrdiff_t i = 0; i < taps; i++) {
             ptrdiff_t from = y + pad - i;
-            places[y * taps + i] = from < 0 || from % stride || from / stride >= out_size ? OUTSIDE : from / stride * pitch;
+            int there = from >= 0 && from % stride == 0 && from / stride < out_size;
+            places[y * taps + i] = there ? from / stride * pitch : OUTSIDE;
         }
 }
 
@@ -183,79 +186,102 @@ KERNEL void FN(visit)(ptrdiff_t height, ptrdiff_t width, ptrdiff_t stride_y, ptr
                     (*order)[0] = (int32_t)y, (*order)[1] = (int32_t)x;
 }
 
-/* Copy images into frames of zeros, so that a row of the kernel meets one run of kernel_x * channels numbers. */
-KERNEL void FN(frame)(const nnkit_window *w, const real *x, real *framed)
+/* Copy an image into a frame of zeros, so that a row of the kernel meets one run of kernel_x * channels numbers. */
+KERNEL void FN(frame)(const nnkit_window *w, const real *image, real *framed)
 {
-    ptrdiff_t height = w->height + 2 * w->pad_y, pitch = (w->width + 2 * w->pad_x) * w->channels;
-    ptrdiff_t row = w->width * w->channels;
-    memset(framed, 0, sizeof(real) * w->batch * height * pitch);
-    for (ptrdiff_t n = 0; n < w->batch; n++)
-        for (ptrdiff_t y = 0; y < w->height; y++)
-            memcpy(framed + (n * height + y + w->pad_y) * pitch + w->pad_x * w->channels,
-                   x + (n * w->height + y) * row, sizeof(real) * row);
+    ptrdiff_t row = w->width * w->channels, pitch = row + 2 * w->pad_x * w->channels;
+    memset(framed, 0, sizeof(real) * (w->height + 2 * w->pad_y) * pitch);
+    for (ptrdiff_t y = 0; y < w->height; y++)
+        memcpy(framed + (y + w->pad_y) * pitch + w->pad_x * w->channels, image + y * row, sizeof(real) * row);
 }
 
-/* Sizes in elements, rounded up so that what follows in the scratch memory starts on a cache line. */
-#ifndef ROUND_64
-#define ROUND_64(bytes) (((bytes) + 63) / 64 * 64)
-#endif
+typedef struct {
+    const nnkit_window *w;
+    const real *x;
+    real *framed;
+    ptrdiff_t framed_image;
+} FN(framing);
+
+KERNEL void FN(frame_task)(void *job, ptrdiff_t index, int thread)
+{
+    (void)thread;
+    const FN(framing) *f = job;
+    FN(frame)(f->w, f->x + index * f->w->height * f->w->width * f->w->channels, f->framed + index * f->framed_image);
+}
 
 /* Few channels (a picture's three): the kernel's columns and channels count as one dimension. */
 INLINE int FN(wants_frame)(const nnkit_window *w)
 {
-    return w->channels <= 4 && w->kernel_x > 1;
+    return w->channels <= 4 && w->kernel_x > 1 && w->pad_y < w->kernel_y && w->pad_x < w->kernel_x;
 }
 
-KERNEL int FN(convolve)(const nnkit_window *w, const real *in, const real *weight, const real *bias, real *out, int back)
+/* What is summed on the way forward or back; w is the framed window if it is framed. */
+KERNEL FN(indirect) FN(describe)(const nnkit_window *w, int framed, int back)
 {
-    int framed = !back && FN(wants_frame)(w);
     ptrdiff_t in_channels = back ? w->out_channels : w->channels;
-    FN(indirect) c = {.bias = bias, .out = out, .taps_y = w->kernel_y, .taps_x = framed ? 1 : w->kernel_x,
-                      .depth = framed ? w->kernel_x * in_channels : in_channels,
-                      .out_channels = back ? w->channels : w->out_channels, .batch = w->batch,
+    FN(indirect) c = {.taps_y = w->kernel_y, .taps_x = framed ? 1 : w->kernel_x,
+                      .depth = framed ? w->kernel_x * in_channels : in_channels, .batch = w->batch,
+                      .out_channels = back ? w->channels : w->out_channels,
                       .height = back ? w->height : w->out_height, .width = back ? w->width : w->out_width};
-    ptrdiff_t in_height = back ? w->out_height : w->height + 2 * w->pad_y * framed;
-    ptrdiff_t in_width = back ? w->out_width : w->width + 2 * w->pad_x * framed;
-    ptrdiff_t taps = c.taps_y * c.taps_x, pitch = in_width * in_channels;
-    c.in_image = in_height * pitch;
+    c.in_image = (back ? w->out_height * w->out_width : w->height * w->width) * in_channels;
     c.panels = CEIL_DIV(c.out_channels, PANEL);
     /* A block's input and pointers should fit the L2 cache. */
     c.block = MIN(MAX(128 * 1024 / (ptrdiff_t)sizeof(real) / MAX(in_channels, 1), 64), 1024) / ROWS * ROWS;
-    double work = 2e-2 * REAL_BYTES / VECTOR_BYTES * 16 * c.batch * c.height * c.width * c.out_channels * taps * c.depth;
-    int threads = nnkit_threads_for(work);
-    ptrdiff_t tiles = CEIL_DIV(c.block, ROWS);
-    c.scratch_per_thread = ROUND_64(tiles * (taps * (ROWS * sizeof(void *) + sizeof(int32_t)) + sizeof(FN(tile))));
-    size_t sizes[] = {
-        sizeof(real) * c.panels * taps * c.depth * PANEL, sizeof(real) * (c.depth + 1),
-        sizeof(ptrdiff_t) * c.height * c.taps_y, sizeof(ptrdiff_t) * c.width * c.taps_x,
-        sizeof(int32_t) * 2 * c.height * c.width, framed ? sizeof(real) * c.batch * c.in_image : 0,
-        c.scratch_per_thread * threads,
-    };
-    enum { PARTS = sizeof sizes / sizeof *sizes };
+    ptrdiff_t taps = c.taps_y * c.taps_x;
+    c.scratch_per_thread = (taps * (ROWS * sizeof(void *) + sizeof(int32_t)) + sizeof(FN(tile))) * (c.block / ROWS);
+    c.scratch_per_thread = (c.scratch_per_thread + 63) / 64 * 64;
+    return c;
+}
+
+KERNEL void FN(find_places)(const nnkit_window *w, const FN(indirect) *c, int back, ptrdiff_t *rows, ptrdiff_t *columns,
+                            int32_t (*order)[2])
+{
+    if (back) {
+        ptrdiff_t pitch = w->out_width * w->out_channels;
+        FN(taps_backward)(c->height, c->taps_y, w->out_height, w->stride_y, w->pad_y, pitch, rows);
+        FN(taps_backward)(c->width, c->taps_x, w->out_width, w->stride_x, w->pad_x, w->out_channels, columns);
+        FN(visit)(c->height, c->width, w->stride_y, w->stride_x, order);
+    } else {
+        ptrdiff_t pitch = w->width * w->channels;
+        FN(taps_forward)(c->height, c->taps_y, w->height, w->stride_y, w->pad_y, pitch, rows);
+        FN(taps_forward)(c->width, c->taps_x, w->width, w->stride_x, w->pad_x, w->channels, columns);
+        FN(visit)(c->height, c->width, 1, 1, order);
+    }
+}
+
+KERNEL int FN(convolve)(const nnkit_window *window, const real *in, const real *weight, const real *bias, real *out,
+                        int back)
+{
+    nnkit_window w = *window;
+    int framed = !back && FN(wants_frame)(&w);
+    if (framed)
+        w.height += 2 * w.pad_y, w.width += 2 * w.pad_x, w.pad_y = w.pad_x = 0;
+    FN(indirect) c = FN(describe)(&w, framed, back);
+    ptrdiff_t taps = c.taps_y * c.taps_x, pixels = c.height * c.width;
+    int threads = nnkit_threads_for(NS_A_PRODUCT * c.batch * pixels * c.out_channels * taps * c.depth);
     size_t total = 0;
-    for (int i = 0; i < PARTS; i++)
-        total += ROUND_64(sizes[i]);
-    char *scratch = nnkit_scratch(total), *parts[PARTS];
+    size_t weights = nnkit_reserve(&total, sizeof(real) * c.panels * taps * c.depth * PANEL);
+    size_t zeros = nnkit_reserve(&total, sizeof(real) * c.depth);
+    size_t rows = nnkit_reserve(&total, sizeof(ptrdiff_t) * c.height * c.taps_y);
+    size_t columns = nnkit_reserve(&total, sizeof(ptrdiff_t) * c.width * c.taps_x);
+    size_t order = nnkit_reserve(&total, sizeof(int32_t) * 2 * pixels);
+    size_t frames = nnkit_reserve(&total, framed ? sizeof(real) * c.batch * c.in_image : 0);
+    size_t own = nnkit_reserve(&total, c.scratch_per_thread * threads);
+    char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;
-    for (int i = 0; i < PARTS; i++, scratch += ROUND_64(sizes[i - 1]))
-        parts[i] = scratch;
-    c.weights = (real *)parts[0], c.zeros = memset(parts[1], 0, sizes[1]);
-    c.rows = (ptrdiff_t *)parts[2], c.columns = (ptrdiff_t *)parts[3], c.order = (void *)parts[4];
-    c.in = framed ? (real *)parts[5] : in, c.scratch = parts[6];
-    if (framed)
-        FN(frame)(w, in, (real *)parts[5]);
-    if (back) {
-        FN(taps_backward)(c.height, c.taps_y, in_height, w->stride_y, w->pad_y, pitch, (void *)parts[2]);
-        FN(taps_backward)(c.width, c.taps_x, in_width, w->stride_x, w->pad_x, in_channels, (void *)parts[3]);
-    } else {
-        FN(taps_forward)(c.height, c.taps_y, in_height, w->stride_y, framed ? 0 : w->pad_y, pitch, (void *)parts[2]);
-        FN(taps_forward)(c.width, c.taps_x, in_width, w->stride_x, framed ? 0 : w->pad_x, in_channels, (void *)parts[3]);
+    c.in = framed ? (real *)(scratch + frames) : in, c.bias = bias, c.out = out, c.scratch = scratch + own;
+    c.weights = (real *)(scratch + weights), c.zeros = memset(scratch + zeros, 0, sizeof(real) * c.depth);
+    c.rows = (ptrdiff_t *)(scratch + rows), c.columns = (ptrdiff_t *)(scratch + columns);
+    c.order = (void *)(scratch + order);
+    FN(find_places)(&w, &c, back, (ptrdiff_t *)c.rows, (ptrdiff_t *)c.columns, (void *)c.order);
+    if (framed) {
+        FN(framing) framing = {window, in, (real *)c.in, c.in_image};
+        nnkit_parallel(threads, c.batch, FN(frame_task), &framing);
     }
-    FN(visit)(c.height, c.width, back ? w->stride_y : 1, back ? w->stride_x : 1, (void *)parts[4]);
-    FN(packing) packing = {weight, (real *)parts[0], w->channels, w->out_channels, w->kernel_y * w->kernel_x, back};
+    FN(packing) packing = {weight, (real *)c.weights, w.channels, w.out_channels, w.kernel_y * w.kernel_x, back};
     nnkit_parallel(threads, c.panels, FN(pack_weight_task), &packing);
-    nnkit_parallel(threads, CEIL_DIV(c.batch * c.height * c.width, c.block), FN(convolve_task), &c);
+    nnkit_parallel(threads, CEIL_DIV(c.batch * pixels, c.block), FN(convolve_task), &c);
     return 0;
 }
 

@@ -1,22 +1,23 @@
 /* Convolution backward to the weight: dweight[tap] = sum over pixels of x[pixel + tap]' dout[pixel].
 
-   A register tile holds ROWS channels of x times PANEL channels of dout for one tap, summed over the pixels of a block.
-   A block's x and dout are first copied to where the tile reads them in sequence: x in groups of ROWS channels, dout in
-   panels. Pictures with few channels become rows of "patches", all taps of a pixel side by side, which count as channels
-   of a single tap. The batch is cut into a fixed number of parts, whose sums are added in their order at the end: the
-   result is the same bits with any number of threads. */
+   A register tile holds ROWS channels of x times PANEL channels of dout for one tap, summed over the pixels of a
+   block. A block's x and dout are first copied to where the tile reads them in sequence: x in groups of ROWS
+   channels, dout in panels. Pictures with few channels become rows of "patches", all taps of a pixel side by side,
+   which count as channels of a single tap. The batch is cut into a fixed number of parts, whose sums are added in
+   their order at the end: the result is the same bits with any number of threads. */
 
 typedef struct {
     const nnkit_window *w;
     const real *x, *dout;
     int patches;                                   /* whether pixels are spread out into patches */
-    ptrdiff_t taps, channels, groups, panels;      /* groups of ROWS channels, panels of PANEL out-channels */
+    ptrdiff_t taps, groups, panels;                /* groups of ROWS channels, panels of PANEL out-channels */
     ptrdiff_t parts, shares, panels_a_share;       /* tasks: a part of the batch x a share of the panels */
     ptrdiff_t block_images, block_rows;
     real *partial;                                 /* [part][panel][tap][group][ROWS][PANEL] */
     double *bias_partial;                          /* [part][panel][PANEL] */
     char *scratch;
-    size_t scratch_per_thread, x_size, dout_size;  /* sizes in elements */
+    size_t scratch_per_thread;                     /* in bytes; the next in elements */
+    ptrdiff_t x_size, dout_size, part_size;
 } FN(weight_job);
 
 typedef struct { ptrdiff_t first, images, top, rows; } FN(block);  /* images and their output rows */
@@ -28,7 +29,8 @@ KERNEL void FN(pack_dout)(const FN(weight_job) *g, FN(block) b, ptrdiff_t panel,
     ptrdiff_t width = MIN(PANEL, w->out_channels - panel * PANEL), pixels = b.rows * w->out_width;
     vec s0 = {0}, s1 = {0};
     for (ptrdiff_t n = 0; n < b.images; n++) {
-        const real *in = g->dout + ((b.first + n) * w->out_height + b.top) * w->out_width * w->out_channels + panel * PANEL;
+        ptrdiff_t first = ((b.first + n) * w->out_height + b.top) * w->out_width;
+        const real *in = g->dout + first * w->out_channels + panel * PANEL;
         for (ptrdiff_t p = 0; p < pixels; p++, in += w->out_channels, out += PANEL) {
             if (width == PANEL) {
                 FN(store)(out, FN(load)(in));
@@ -63,27 +65,28 @@ KERNEL void FN(pack_x)(const FN(weight_job) *g, FN(block) b, ptrdiff_t top, ptrd
     }
 }
 
-/* For each pixel of the block the kernel_y runs of kernel_x * channels numbers that it meets, from the framed images. */
+/* For each pixel of the block the kernel_y runs of kernel_x * channels numbers that it meets, from the framed image. */
 KERNEL void FN(pack_patches)(const FN(weight_job) *g, FN(block) b, real *frame, real *out)
 {
-    nnkit_window w = *g->w;
-    w.batch = b.images;
-    FN(frame)(&w, g->x + b.first * w.height * w.width * w.channels, frame);
-    ptrdiff_t pitch = (w.width + 2 * w.pad_x) * w.channels, image = (w.height + 2 * w.pad_y) * pitch;
+    const nnkit_window w = *g->w;
+    ptrdiff_t pitch = (w.width + 2 * w.pad_x) * w.channels;
     ptrdiff_t run = w.kernel_x * w.channels, size = g->groups * ROWS;
     memset(out, 0, sizeof(real) * b.images * b.rows * w.out_width * size);
-    for (ptrdiff_t n = 0; n < b.images; n++)
+    for (ptrdiff_t n = 0; n < b.images; n++) {
+        FN(frame)(&w, g->x + (b.first + n) * w.height * w.width * w.channels, frame);
         for (ptrdiff_t y = b.top; y < b.top + b.rows; y++)
             for (ptrdiff_t x = 0; x < w.out_width; x++, out += size) {
-                const real *in = frame + n * image + y * w.stride_y * pitch + x * w.stride_x * w.channels;
+                const real *in = frame + y * w.stride_y * pitch + x * w.stride_x * w.channels;
                 for (ptrdiff_t i = 0; i < w.kernel_y; i++)
                     for (ptrdiff_t c = 0; c < run; c++)
                         out[i * run + c] = in[i * pitch + c];
             }
+    }
 }
 
 /* The outputs o with 0 <= o * stride + shift < size: from *low up to, without, *high. */
-INLINE void FN(valid)(ptrdiff_t shift, ptrdiff_t stride, ptrdiff_t size, ptrdiff_t count, ptrdiff_t *low, ptrdiff_t *high)
+INLINE void FN(valid)(ptrdiff_t shift, ptrdiff_t stride, ptrdiff_t size, ptrdiff_t count, ptrdiff_t *low,
+                      ptrdiff_t *high)
 {
     *low = shift < 0 ? CEIL_DIV(-shift, stride) : 0;
     *high = shift < size ? MIN(count, (size - 1 - shift) / stride + 1) : 0;
@@ -107,7 +110,8 @@ INLINE void FN(store_tile)(real *tile, vec sums[ROWS][2])
             FN(store)(tile + r * PANEL + v * LANES, sums[r][v]);
 }
 
-KERNEL void FN(weight_tile_patches)(ptrdiff_t pixels, ptrdiff_t pitch, const real *x, const real *dout, int add, real *tile)
+KERNEL void FN(weight_tile_patches)(ptrdiff_t pixels, ptrdiff_t pitch, const real *x, const real *dout, int add,
+                                    real *tile)
 {
     const real *a[ROWS];
     vec sums[ROWS][2];
@@ -119,8 +123,8 @@ KERNEL void FN(weight_tile_patches)(ptrdiff_t pixels, ptrdiff_t pitch, const rea
 }
 
 /* One group of channels, one panel, tap (i, j): over the rows of the block's images that meet it. */
-KERNEL void FN(weight_tile)(const nnkit_window *w, FN(block) b, ptrdiff_t top, ptrdiff_t x_rows, ptrdiff_t i, ptrdiff_t j,
-                            const real *x, const real *dout, int add, real *tile)
+KERNEL void FN(weight_tile)(const nnkit_window *w, FN(block) b, ptrdiff_t top, ptrdiff_t x_rows, ptrdiff_t i,
+                            ptrdiff_t j, const real *x, const real *dout, int add, real *tile)
 {
     ptrdiff_t y_low, y_high, x_low, x_high;
     FN(valid)(i - w->pad_y, w->stride_y, w->height, w->out_height, &y_low, &y_high);
@@ -137,13 +141,14 @@ KERNEL void FN(weight_tile)(const nnkit_window *w, FN(block) b, ptrdiff_t top, p
                 UNROLL
                 for (int r = 0; r < ROWS; r++)
                     a[r] = x + from * ROWS + r;
-                FN(multiply)(2, a, w->stride_x * ROWS, dout + ((n * b.rows + y - b.top) * w->out_width + x_low) * PANEL,
-                             PANEL, x_high - x_low, sums);
+                const real *b_rows = dout + ((n * b.rows + y - b.top) * w->out_width + x_low) * PANEL;
+                FN(multiply)(2, a, w->stride_x * ROWS, b_rows, PANEL, x_high - x_low, sums);
             }
     FN(store_tile)(tile, sums);
 }
 
-KERNEL void FN(weight_block)(const FN(weight_job) *g, FN(block) b, ptrdiff_t part, ptrdiff_t share, int add, real *scratch)
+KERNEL void FN(weight_block)(const FN(weight_job) *g, FN(block) b, ptrdiff_t part, ptrdiff_t share, int add,
+                             real *scratch)
 {
     const nnkit_window *w = g->w;
     real *x = scratch, *dout = x + g->x_size, *frame = dout + g->dout_size;
@@ -194,23 +199,27 @@ typedef struct {
 KERNEL void FN(reduce_task)(void *job, ptrdiff_t panel, int thread)
 {
     (void)thread;
+    enum { CHANNELS = 64 };
     const FN(reduction) *r = job;
     const FN(weight_job) *g = r->g;
     ptrdiff_t in = g->w->channels, taps = g->w->kernel_y * g->w->kernel_x, first = panel * PANEL;
-    ptrdiff_t width = MIN(PANEL, g->w->out_channels - first), size = g->taps * g->groups * ROWS * PANEL;
-    for (ptrdiff_t t = 0; t < taps; t++)
-        for (ptrdiff_t i = 0; i < in; i++) {
-            const real *row = g->partial + panel * size
-                              + (g->patches ? t * in + i : t * g->groups * ROWS + i) * PANEL;
-            real sum[PANEL];
-            for (int c = 0; c < PANEL; c++)
-                sum[c] = row[c];
-            for (ptrdiff_t part = 1; part < g->parts; part++)
-                for (int c = 0; c < PANEL; c++)
-                    sum[c] += row[part * g->panels * size + c];
-            for (ptrdiff_t c = 0; c < width; c++)
-                r->dweight[((first + c) * in + i) * taps + t] = sum[c];
+    ptrdiff_t width = MIN(PANEL, g->w->out_channels - first), size = g->part_size / g->panels;
+    for (ptrdiff_t k = 0; k < in * taps; k += CHANNELS) {  /* k counts (in, tap) as the weight lies */
+        real sums[CHANNELS * PANEL];
+        ptrdiff_t count = MIN(CHANNELS, in * taps - k);
+        for (ptrdiff_t c = 0; c < count; c++) {
+            ptrdiff_t t = (k + c) % taps, i = (k + c) / taps;
+            const real *row = g->partial + panel * size + (g->patches ? t * in + i : t * g->groups * ROWS + i) * PANEL;
+            vec low = FN(load)(row), high = FN(load)(row + LANES);
+            for (ptrdiff_t part = 1; part < g->parts; part++) {
+                low += FN(load)(row + part * g->panels * size);
+                high += FN(load)(row + part * g->panels * size + LANES);
+            }
+            FN(store)(sums + c * PANEL, low);
+            FN(store)(sums + c * PANEL + LANES, high);
         }
+        FN(copy_transposed)(sums, PANEL, r->dweight + first * in * taps + k, in * taps, count, width);
+    }
     if (r->dbias)
         for (ptrdiff_t c = 0; c < width; c++) {
             double sum = 0;
@@ -220,37 +229,48 @@ KERNEL void FN(reduce_task)(void *job, ptrdiff_t panel, int thread)
         }
 }
 
-KERNEL int FN(conv2d_backward_weight)(const nnkit_window *w, const void *x, const void *dout, void *dweight, void *dbias)
+/* How the work is cut; nothing here depends on the number of threads. */
+KERNEL void FN(cut)(FN(weight_job) *g)
 {
     enum { TASKS = 16, PARTIAL_BYTES = 16 << 20, PIXELS = 256, MOST_PIXELS = 1024 };
-    FN(weight_job) g = {.w = w, .x = x, .dout = dout, .patches = FN(wants_frame)(w)};
-    ptrdiff_t taps = w->kernel_y * w->kernel_x;
-    g.taps = g.patches ? 1 : taps;
-    g.channels = g.patches ? taps * w->channels : w->channels;
-    g.groups = CEIL_DIV(g.channels, ROWS);
-    g.panels = CEIL_DIV(w->out_channels, PANEL);
-    ptrdiff_t size = g.panels * g.taps * g.groups * ROWS * PANEL, pixels = MAX(w->out_height * w->out_width, 1);
-    g.parts = MIN(MIN(w->batch, TASKS), PARTIAL_BYTES / (ptrdiff_t)sizeof(real) / MAX(size, 1));
-    g.parts = MAX(g.parts, 1);
-    g.panels_a_share = CEIL_DIV(g.panels * g.parts, TASKS);
-    g.shares = CEIL_DIV(g.panels, MAX(g.panels_a_share, 1));
-    g.block_images = MAX(PIXELS / pixels, 1);
-    g.block_rows = MAX(MIN(w->out_height, pixels <= PIXELS ? w->out_height : MOST_PIXELS / w->out_width), 1);
-    ptrdiff_t x_rows = MIN((g.block_rows - 1) * w->stride_y + w->kernel_y, w->height);
-    g.dout_size = g.block_images * g.block_rows * w->out_width * PANEL;
-    g.x_size = g.groups * ROWS * g.block_images * (g.patches ? g.block_rows * w->out_width : x_rows * w->width);
-    size_t frame = g.patches ? g.block_images * (w->height + 2 * w->pad_y) * (w->width + 2 * w->pad_x) * w->channels : 0;
-    g.scratch_per_thread = ROUND_64(sizeof(real) * (g.dout_size + g.x_size + frame));
-    double work = 2e-2 * REAL_BYTES / VECTOR_BYTES * 16 * w->batch * pixels * taps * w->channels * w->out_channels;
-    int threads = nnkit_threads_for(work);
-    size_t partial = ROUND_64(sizeof(real) * size * g.parts), bias = ROUND_64(sizeof(double) * g.parts * g.panels * PANEL);
-    char *scratch = nnkit_scratch(partial + bias + g.scratch_per_thread * threads);
+    const nnkit_window *w = g->w;
+    ptrdiff_t taps = w->kernel_y * w->kernel_x, pixels = w->out_height * w->out_width;
+    g->patches = FN(wants_frame)(w);
+    g->taps = g->patches ? 1 : taps;
+    g->groups = CEIL_DIV(g->patches ? taps * w->channels : w->channels, ROWS);
+    g->panels = CEIL_DIV(w->out_channels, PANEL);
+    g->part_size = g->panels * g->taps * g->groups * ROWS * PANEL;
+    g->parts = MIN(MIN(w->batch, TASKS), PARTIAL_BYTES / (ptrdiff_t)sizeof(real) / MAX(g->part_size, 1));
+    g->parts = MAX(g->parts, 1);
+    g->panels_a_share = MAX(CEIL_DIV(g->panels * g->parts, TASKS), 1);
+    g->shares = CEIL_DIV(g->panels, g->panels_a_share);
+    g->block_images = MAX(PIXELS / pixels, 1);
+    g->block_rows = pixels <= PIXELS ? w->out_height : MIN(MAX(MOST_PIXELS / w->out_width, 1), w->out_height);
+    ptrdiff_t x_rows = MIN((g->block_rows - 1) * w->stride_y + w->kernel_y, w->height);
+    g->dout_size = g->block_images * g->block_rows * w->out_width * PANEL;
+    g->x_size = g->block_images * (g->patches ? g->block_rows * w->out_width : x_rows * w->width) * g->groups * ROWS;
+    size_t frame = g->patches ? (w->height + 2 * w->pad_y) * (w->width + 2 * w->pad_x) * w->channels : 0;
+    g->scratch_per_thread = (sizeof(real) * (g->dout_size + g->x_size + frame) + 63) / 64 * 64;
+}
+
+KERNEL int FN(conv2d_backward_weight)(const nnkit_window *w, const void *x, const void *dout, void *dweight,
+                                       void *dbias)
+{
+    FN(weight_job) g = {.w = w, .x = x, .dout = dout};
+    FN(cut)(&g);
+    ptrdiff_t pixels = w->batch * w->out_height * w->out_width;
+    int threads = nnkit_threads_for(NS_A_PRODUCT * pixels * w->kernel_y * w->kernel_x * w->channels * w->out_channels);
+    size_t total = 0;
+    size_t partial = nnkit_reserve(&total, sizeof(real) * g.part_size * g.parts);
+    size_t bias = nnkit_reserve(&total, sizeof(double) * g.parts * g.panels * PANEL);
+    size_t own = nnkit_reserve(&total, g.scratch_per_thread * threads);
+    char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;
-    g.partial = (real *)scratch, g.bias_partial = (double *)(scratch + partial), g.scratch = scratch + partial + bias;
-    memset(g.bias_partial, 0, bias);
-    if (w->batch * w->out_height * w->out_width == 0)
-        memset(g.partial, 0, partial);
+    g.partial = (real *)(scratch + partial), g.bias_partial = (double *)(scratch + bias), g.scratch = scratch + own;
+    memset(g.bias_partial, 0, sizeof(double) * g.parts * g.panels * PANEL);
+    if (w->batch == 0)
+        memset(g.partial, 0, sizeof(real) * g.part_size * g.parts);
     nnkit_parallel(threads, g.parts * g.shares, FN(weight_task), &g);
     FN(reduction) reduction = {&g, dweight, dbias};
     nnkit_parallel(threads, g.panels, FN(reduce_task), &reduction);

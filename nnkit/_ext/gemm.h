@@ -17,10 +17,8 @@ typedef struct {
     size_t scratch_per_thread;        /* in elements: packed b, packed rows of a, and if exchanged the result's block */
 } FN(product);
 
-#ifndef DEPTH
-enum { DEPTH = 384, DEPTH_PITCH = DEPTH + 16 /* no power of two, or all rows would compete for the same cache lines */ };
-#define DEPTH DEPTH
-#endif
+#define DEPTH 384
+#define DEPTH_PITCH (DEPTH + 16)  /* no power of two, or all rows would compete for the same cache lines */
 
 /* Panels of PANEL columns, each stored by rows, zeros beyond the last column. */
 KERNEL void FN(pack_panels)(const real *b, ptrdiff_t b_step, ptrdiff_t b_column, ptrdiff_t depth, ptrdiff_t columns,
@@ -44,9 +42,10 @@ KERNEL void FN(pack_panels)(const real *b, ptrdiff_t b_step, ptrdiff_t b_column,
     }
 }
 
-/* Copy `rows` rows (zeros up to ROWS) of a next to each other; a_row or a_step is 1. Row r, step k ends up at
-   out[r * row + k * step] with the strides that pack_rows_row and pack_rows_step give. */
-KERNEL void FN(pack_rows)(const real *a, ptrdiff_t a_row, ptrdiff_t a_step, ptrdiff_t rows, ptrdiff_t depth, real *out)
+/* Copy `rows` rows of a, zeros up to ROWS, next to each other, as they lie: with a_step 1 row by row, DEPTH_PITCH
+   apart, otherwise (a_row is 1) step by step, ROWS apart. */
+KERNEL void FN(pack_rows)(const real *a, ptrdiff_t a_row, ptrdiff_t a_step, ptrdiff_t rows, ptrdiff_t depth,
+                          real *out)
 {
     if (a_step == 1) {
         for (ptrdiff_t r = 0; r < rows; r++)
@@ -170,7 +169,7 @@ KERNEL int FN(gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias,
     p.block_m = MIN(CEIL_DIV(p.m, ROWS) * ROWS, CEIL_DIV(p.blocks_n < 4 && p.m >= 256 ? 128 : 512, ROWS) * ROWS);
     p.scratch_per_thread = DEPTH * p.block_n + ROWS * DEPTH_PITCH
                            + (p.exchanged ? p.block_m * (p.block_n + LANES) : 0);
-    int threads = nnkit_threads_for(2e-2 * REAL_BYTES / VECTOR_BYTES * 16 * m * n * k);
+    int threads = nnkit_threads_for(NS_A_PRODUCT * m * n * k);
     p.scratch = nnkit_scratch(sizeof(real) * p.scratch_per_thread * threads);
     if (!p.scratch)
         return -1;

@@ -60,4 +60,12 @@ typedef void (*nnkit_task)(void *job, ptrdiff_t index, int thread);
 void nnkit_parallel(int threads, ptrdiff_t tasks, nnkit_task task, void *job);
 void *nnkit_scratch(size_t bytes);  /* the calling thread's own, kept from call to call; NULL when out of memory */
 
+/* Where in the scratch memory a part of this size will be: on a cache line, behind the parts before. */
+static inline size_t nnkit_reserve(size_t *total, size_t bytes)
+{
+    size_t place = *total;
+    *total += (bytes + 63) / 64 * 64;
+    return place;
+}
+
 #endif

@@ -84,4 +84,4 @@ def _aligned(nbytes: int) -> np.ndarray:
     raw = np.empty(nbytes + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     # A memoryview in between makes the aligned array itself the base of every view on it, whose count we watch.
-    return np.frombuffer(memoryview(raw)[start : start + nbytes], np.uint8)
+    return np.frombuffer(memoryview(raw)[start : start + nbytes], np.uint8)  # type: ignore[arg-type]

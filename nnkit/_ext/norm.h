@@ -1,7 +1,8 @@
 /* Batch normalisation of the columns of a matrix (rows, columns): for images, rows are pixels and columns channels.
 
-   Sums run over chunks of rows whose number does not depend on the threads; each chunk's is added in `real`, the chunks'
-   in double. Variances are taken around the first row ("shifted data"), so that a large mean does not swallow them. */
+   Sums run over chunks of rows whose number does not depend on the threads; each chunk's is added in `real`, the
+   chunks' in double. Variances are taken around the first row ("shifted data"), so that a large mean does not swallow
+   them. */
 
 typedef struct {
     const real *x, *dout, *mean, *inverse_std;
@@ -106,8 +107,8 @@ KERNEL void FN(apply_task)(void *job, ptrdiff_t index, int thread)
     }
 }
 
-KERNEL int FN(batch_norm_apply)(const void *x, ptrdiff_t rows, ptrdiff_t columns, const void *mean, const void *inverse_std,
-                                const void *weight, const void *bias, void *out)
+KERNEL int FN(batch_norm_apply)(const void *x, ptrdiff_t rows, ptrdiff_t columns, const void *mean,
+                                const void *inverse_std, const void *weight, const void *bias, void *out)
 {
     FN(columns_job) j = {.x = x, .mean = mean, .rows = rows, .columns = columns, .out = out,
                          .scale = nnkit_scratch(sizeof(real) * columns), .shift = (real *)bias,

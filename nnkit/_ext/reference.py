@@ -169,7 +169,7 @@ def augment(images, indices, flip, shift_y, shift_x, hole_y, hole_x, hole, scale
     height, width = images.shape[1:3]
     for b, index in enumerate(indices):
         picture = images[index, :, ::-1] if flip[b] else images[index]
-        dy, dx = int(shift_y[b]), int(shift_x[b])
+        dy, dx = max(-height, min(int(shift_y[b]), height)), max(-width, min(int(shift_x[b]), width))
         out[b] = 0
         rows, columns = slice(max(dy, 0), height + min(dy, 0)), slice(max(dx, 0), width + min(dx, 0))
         source = picture[max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]

@@ -18,12 +18,14 @@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 #define CEIL_DIV(a, b) (((a) + (b) - 1) / (b))
+#define NS_A_PRODUCT (0.12 * REAL_BYTES / VECTOR_BYTES)  /* nanoseconds for a multiply-add, about */
 #define PANEL (2 * LANES)  /* columns of a register tile: with ROWS rows, enough sums to hide the latency of an FMA */
 #endif
 
 #define LANES (VECTOR_BYTES / REAL_BYTES)
 #define vec FN(vec)
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef integer FN(integers) __attribute__((vector_size(VECTOR_BYTES)));  /* what a comparison of vectors gives */
 typedef real FN(unaligned) __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BYTES), may_alias));
 
 INLINE vec FN(load)(const real *p) { return *(const FN(unaligned) *)p; }

@@ -1,6 +1,7 @@
-# docker build -t nnkit .
+# docker build -t nnkit . && mkdir -p runs data
 # docker run --rm -v "$PWD/runs:/runs" nnkit train
 # docker run --rm -v "$PWD/runs:/runs" -v "$PWD/data:/data" nnkit train cifar10-cnn --download
+# The image's user has the id 1000. With another id, let the folders be written with yours: --user "$(id -u):$(id -g)"
 
 FROM python:3.12-slim AS build
 # python3-dev serves a base image whose Python is the distribution's own; python:3.12-slim brings its headers itself.
@@ -18,7 +19,6 @@ LABEL org.opencontainers.image.title="nnkit" org.opencontainers.image.licenses="
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/*
-# A fixed id, so that a mounted folder can be given to it: chown 1000 runs
 RUN useradd --uid 1000 --create-home nnkit \
     && install -d -o nnkit -g nnkit /data /runs
 COPY --from=build /opt/venv /opt/venv

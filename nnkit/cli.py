@@ -1,4 +1,4 @@
-"""The command line: `nnkit train`, `evaluate`, `predict`, `recipes`, `info`.
+"""The command line: `nnkit train`, `evaluate`, `predict`, `export`, `recipes`, `info`.
 
 Exit status: 0 on success, 2 on wrong use, 1 on failure, 130 or 143 when interrupted by Ctrl-C or SIGTERM. An error is
 one line on stderr; `--debug` shows the traceback.
@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from nnkit._ext import set_num_threads
 from nnkit.callbacks import print_epoch
 from nnkit.errors import UsageError
 from nnkit.info import describe_machine, render_machine
-from nnkit.solver import TrainingInterrupted
+from nnkit.solver import Solver, TrainingInterrupted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,15 +84,13 @@ def _train_and_tell(options: argparse.Namespace) -> dict[str, Any]:
         folder = _folder_to_resume(options)
         source = folder / runs.CONFIG
     recipe = recipes.load(source, _overrides(options))
-    _say(f"recipe  {recipe.name}: {recipe.description}")
-    # On a terminal the Solver's progress bar says it all.
-    callbacks = [] if sys.stderr.isatty() else [print_epoch]
+    _say(f"recipe  {recipe.name}{': ' * bool(recipe.description)}{recipe.description}")
     figures = runs.train(
         recipe,
         folder,
         resume=options.resume is not None,
         download=options.download,
-        callbacks=callbacks,
+        callbacks=[_print_epoch_above_the_bar],
         say=_say,
     )
     _say(
@@ -107,6 +106,13 @@ def _folder_to_resume(options: argparse.Namespace) -> Path:
     return runs.find(run) if run else runs.newest(recipes.load(options.recipe).name if options.recipe else None)
 
 
+def _print_epoch_above_the_bar(solver: Solver) -> None:
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode():
+        print_epoch(solver)
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
@@ -120,17 +126,15 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _what_next(figures: dict[str, Any]) -> str:
-    run = figures["run"]
-    names = recipes.names()
-    later = names[names.index(figures["recipe"]) + 1 :] if figures["recipe"] in names else names
+    run, names = shlex.quote(figures["run"]), recipes.names()
     lines = [
         f"look at  {run}/report.html",
         "then try",
         f"  nnkit predict {run} {run}/{runs.EXAMPLE}",
         f"  nnkit evaluate {run}",
     ]
-    if later:
-        lines.append(f"  nnkit train {later[0]} --download")
+    if figures["recipe"] in names[:-1]:
+        lines.append(f"  nnkit train {names[names.index(figures['recipe']) + 1]} --download")
     return "\n".join(lines)
 
 
@@ -152,6 +156,28 @@ def _predict(options: argparse.Namespace) -> None:
         print(answer["image"])
         for entry in answer["classes"]:
             print(f"  {entry['probability']:7.2%}  {entry['name']}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    answer = runs.export(options.run, options.format, options.out)
+    if options.json:
+        print(json.dumps(answer))
+        return
+    mean, std = ([round(value, 5) for value in answer["normalize"][key]] for key in ("mean", "std"))
+    shape = ", ".join(map(str, answer["input_shape"]))
+    module, load = "torch", f"torch.load({answer['file']!r}, weights_only=True)"
+    if options.format == "safetensors":
+        module, load = "safetensors.torch", f"safetensors.torch.load_file({answer['file']!r})"
+    print(
+        f"{answer['file']}: {answer['tensors']} tensors, {answer['parameters']:,} parameters\n"
+        f"input    float32 of shape (N, {shape}): (pixels / 255 - mean) / std, mean {mean}, std {std}\n"
+        f"classes  {', '.join(answer['class_names'])}\n"
+        "load it in PyTorch with\n"
+        f"  import nnkit, {module}\n"
+        "  from nnkit.interop.torch import to_torch\n"
+        f"  net = to_torch(nnkit.load_model({answer['model']!r})[0])  # or a module of yours with the same names\n"
+        f"  net.load_state_dict({load})"
+    )
 
 
 def _recipes(options: argparse.Namespace) -> None:
@@ -232,12 +258,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, ...")
     predict.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to print (default: 5)")
 
+    export = command("export", _export, "write a run's best weights for PyTorch")
+    export.add_argument("run", metavar="RUN", help="run folder, or a model.safetensors")
+    export.add_argument("--format", required=True, choices=("torch", "safetensors"), help="a .pt file, or safetensors")
+    export.add_argument("--out", metavar="FILE", help="default: pytorch.pt or pytorch.safetensors in the run folder")
+
     listing = command("recipes", _recipes, "list the recipes, or print one as TOML to start your own from")
     listing.add_argument("name", nargs="?", metavar="NAME")
 
     info = command("info", _info, "versions, kernels and why these, threads, processor, data")
     info.add_argument("--data", metavar="DIR", help="folder of the data to look into")
 
-    for sub in (train, evaluate, predict, listing, info):
+    for sub in (train, evaluate, predict, export, listing, info):
         sub.add_argument("--json", action="store_true", help="print the answer as JSON")
     return parser

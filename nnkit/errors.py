@@ -1,7 +1,9 @@
-"""The errors that nnkit raises on purpose; each message is one line that names what was received and what was expected."""
+"""The errors that nnkit raises on purpose; a message is one line that says what was received and what was expected."""
 
 import difflib
 from collections.abc import Iterable
+
+_LISTED = 20  # known names in a message, at most
 
 
 class UsageError(ValueError):
@@ -20,12 +22,12 @@ class DivergenceError(ArithmeticError):
     """Training produced a loss that is NaN or infinite."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return `"; did you mean 'nearest'? (known: a, b, c)"`, to end a message about an unknown name.
 
     Parameters
     ----------
-    name : str
+    name : object
         What was received.
     known : iterable of str
         What would have been right.
@@ -41,6 +43,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     "unknown optimizer 'adan'; did you mean 'adam'? (known: adam, sgd)"
     """
     known = sorted(known)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     question = f"; did you mean '{nearest[0]}'?" if nearest else ""
-    return f"{question} (known: {', '.join(known)})"
+    listed = ", ".join(known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
+    return f"{question} (known: {listed})"

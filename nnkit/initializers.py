@@ -4,7 +4,6 @@ A weight's shape is `(out, in)` or `(out, in, height, width)`; fan-in counts the
 outputs of one input.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nnkit.errors import UsageError
+from nnkit.errors import UsageError, did_you_mean
 
 Shape = tuple[int, ...]
 Initializer = Callable[[Shape, np.random.Generator, DTypeLike], np.ndarray]
@@ -269,9 +268,7 @@ def get(initializer: str | Initializer) -> Initializer:
             return normal(float(match[1]))
         except ValueError as error:
             raise UsageError(f"initializer {initializer!r}: expected a number in the brackets") from error
-    nearest = difflib.get_close_matches(str(initializer), NAMED, 1, 0) or ["he_normal"]
-    known = ", ".join([*NAMED, "normal(STD)"])
-    raise UsageError(f"unknown initializer {initializer!r}: did you mean {nearest[0]!r}? Known: {known}")
+    raise UsageError(f"unknown initializer {initializer!r}{did_you_mean(initializer, [*NAMED, 'normal(STD)'])}")
 
 
 def _fans(shape: Shape) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +15,21 @@ from numpy.typing import ArrayLike
 
 import nnkit
 from nnkit import data, metrics, plots, recipes
-from nnkit._ext import get_num_threads, kernels
+from nnkit._ext import get_num_threads, kernel_reason, kernels
 from nnkit.checkpoint import load_model
 from nnkit.data import Dataset
 from nnkit.errors import CheckpointError, UsageError, did_you_mean
 from nnkit.files import atomic_path
 from nnkit.history import History
+from nnkit.interop.torch import write_state
 from nnkit.models import Model
 from nnkit.recipes import Recipe, toml
 from nnkit.report import write_report
 from nnkit.solver import Solver, TrainingInterrupted
 
 RUNS = Path("runs")
-CONFIG, MODEL, METRICS, EXAMPLE = "config.toml", "model.safetensors", "metrics.json", "example.png"
+CONFIG, MODEL, STATE = "config.toml", "model.safetensors", "last.ckpt"
+METRICS, EXAMPLE = "metrics.json", "example.png"
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,7 @@ def new_folder(name: str, root: Path = RUNS) -> Path:
     Path
         An empty folder that no other process got.
     """
-    pattern = re.compile(re.escape(name) + r"-(\d+)")
-    taken = [int(match[1]) for path in root.glob("*") if (match := pattern.fullmatch(path.name))]
-    number = max(taken, default=0)
+    number = max(_numbered(name, root), default=0)
     while True:
         number += 1
         folder = root / f"{name}-{number}"
@@ -106,6 +107,12 @@ def new_folder(name: str, root: Path = RUNS) -> Path:
         except FileExistsError:  # another process was faster
             if not folder.exists():  # it is not the folder that exists, but a file called like `root`
                 raise
+
+
+def _numbered(name: str, root: Path) -> dict[int, Path]:
+    """Return the folders `root/name-<n>` by their numbers."""
+    pattern = re.compile(re.escape(name) + r"-(\d+)")
+    return {int(match[1]): path for path in root.glob("*") if (match := pattern.fullmatch(path.name))}
 
 
 def newest(name: str | None = None, root: Path = RUNS) -> Path:
@@ -126,7 +133,8 @@ def newest(name: str | None = None, root: Path = RUNS) -> Path:
     UsageError
         If there is none.
     """
-    found = [path.parent for path in root.glob(f"{name or '*'}{'-*' if name else ''}/{CONFIG}")]
+    folders = root.glob("*") if name is None else _numbered(name, root).values()
+    found = [folder for folder in folders if (folder / CONFIG).is_file()]
     if not found:
         raise UsageError(f"no run{f' of {name}' if name else ''} in {root}/ to resume; start one with: nnkit train")
     return max(found, key=lambda folder: max(path.stat().st_mtime for path in folder.rglob("*")))
@@ -191,8 +199,8 @@ def train(
     UsageError, DataError, CheckpointError, DivergenceError, TrainingInterrupted, OSError
         As the parts raise them. Nothing is written before data and settings are found to be right.
     """
-    if folder and not resume and (folder / CONFIG).exists():
-        raise UsageError(f"{folder} already holds a run; continue it with --resume {folder}, or give another --out")
+    if folder:
+        _check_folder(folder, resume)
     training, test = recipe.data.load(download)
     training, validation = training.split(recipe.data.validation, recipe.seed)
     folder = folder or new_folder(recipe.name)
@@ -204,39 +212,51 @@ def train(
         with contextlib.suppress(OSError):
             folder.rmdir()  # goes if it is still empty
         raise
-    model = solver.model
     shape = "×".join(map(str, training.image_shape))
     counts = f"{len(training):,} training, {len(validation):,} validation, {len(test):,} test images"
     say(f"data    {recipe.data.name}: {counts} of {shape}, {training.num_classes} classes")
-    say(f"model   {recipe.model['name']}, {model.num_parameters:,} parameters")
+    say(f"model   {recipe.model['name']}, {solver.model.num_parameters:,} parameters")
     say(f"run     {folder}")
+    if kernels.name == "reference":
+        say(f"kernels {kernel_reason}; training is many times slower")
     try:
         history = solver.train()
     except TrainingInterrupted as interrupt:
-        raise TrainingInterrupted(f"{interrupt}: nnkit train --resume {folder}", interrupt.signum) from None
+        command = f"nnkit train --resume {shlex.quote(str(folder))}"
+        raise TrainingInterrupted(f"{interrupt}: {command}", interrupt.signum) from None
+    evaluation = evaluate_model(solver.model, test, solver.normalize)
+    figures = {"recipe": recipe.name, "run": str(folder), **_training_figures(solver), **evaluation.figures()}
+    with atomic_path(folder / METRICS) as path:
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    say("drawing the pictures and the report")
+    _draw(folder, solver.model, history, test, evaluation)
+    write_report(folder)
+    return figures
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    has_begun = (folder / STATE).exists() or (folder / MODEL).exists()
+    if has_begun and not resume:
+        raise UsageError(f"{folder} already holds a run; continue it with --resume {folder}, or give another --out")
+    if resume and not has_begun:
+        raise CheckpointError(f"{folder}: nothing to resume, as no epoch was finished; train it anew")
+
+
+def _training_figures(solver: Solver) -> dict[str, Any]:
+    history = solver.history
     best_epoch = history.best_epoch or len(history)
-    evaluation = evaluate_model(model, test, solver.normalize)
-    figures = {
-        "recipe": recipe.name,
-        "run": str(folder),
-        "seed": recipe.seed,
-        "parameters": model.num_parameters,
+    return {
+        "seed": solver.seed,
+        "parameters": solver.model.num_parameters,
         "epochs": len(history),
         "best_epoch": best_epoch,
         "seconds": sum(history.seconds),
         "images_per_second": float(np.median(history.images_per_second)),
         "val_accuracy": history.val_accuracy[best_epoch - 1],
-        **evaluation.figures(),
         "nnkit": nnkit.__version__,
         "kernels": kernels.name,
         "threads": get_num_threads(),
     }
-    with atomic_path(folder / METRICS) as path:
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    say("drawing the pictures and the report")
-    _draw(folder, model, history, test, evaluation)
-    write_report(folder)
-    return figures
 
 
 def make_solver(recipe: Recipe, training: Dataset, validation: Dataset, **options: Any) -> Solver:
@@ -345,6 +365,35 @@ def predict(run: str | Path, images: Sequence[str | Path], top: int = 5) -> list
         classes = [{"name": names[i], "probability": float(probabilities[i])} for i in best]
         answers.append({"image": str(image), "classes": classes})
     return answers
+
+
+def export(run: str | Path, kind: str, out: str | Path | None = None) -> dict[str, Any]:
+    """Write a run's best weights as a PyTorch state dictionary.
+
+    Parameters
+    ----------
+    run : str or path
+        A run folder, or a `.safetensors` file that nnkit wrote.
+    kind : {"torch", "safetensors"}
+        A `.pt` file, or plain safetensors, for which PyTorch need not be installed; the names in both are the same.
+    out : str or path, optional
+        The file; `pytorch.pt` or `pytorch.safetensors` beside the model if not given.
+
+    Returns
+    -------
+    dict
+        The file, and what to know for using it: how many tensors, the input's shape and normalisation, the classes.
+    """
+    path = Path(run) if Path(run).is_file() else find(run) / MODEL
+    model, metadata = load_model(path)
+    out = Path(out) if out else path.with_name({"torch": "pytorch.pt", "safetensors": "pytorch.safetensors"}[kind])
+    if out.exists() and out.samefile(path):
+        raise UsageError(f"{out}: is the model itself; give another --out")
+    mean, std = _saved(metadata, "normalize", path)
+    about = {"normalize": {"mean": mean, "std": std}, "class_names": _saved(metadata, "class_names", path)}
+    tensors = write_state(out, model, kind, {key: json.dumps(value) for key, value in about.items()})
+    counts = {"tensors": tensors, "parameters": model.num_parameters}
+    return {"file": str(out), "model": str(path), **counts, "input_shape": model.input_shape, **about}
 
 
 def _saved(metadata: dict[str, Any], key: str, path: Path) -> Any:

@@ -4,6 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# Commands that tests start shall find the installed package, not a checkout that happens to be the working directory.
+os.environ["PYTHONSAFEPATH"] = "1"
+
 
 @pytest.fixture
 def rng():

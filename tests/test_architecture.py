@@ -26,6 +26,7 @@ ALLOWED = {
     "layers": {"functional", "initializers"},
     "models": {"layers", "functional", "initializers"},
     "checkpoint": {"models", "layers"},
+    "interop": {"functional", "layers", "models"},
     "plots": {"history", "metrics"},
     "report": {"history", "metrics", "plots"},
 }

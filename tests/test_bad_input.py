@@ -304,6 +304,13 @@ def test_nothing_to_resume(fails, tmp_path, monkeypatch):
     assert "config.toml" in fails(2, "evaluate", "folder")
 
 
+def test_a_run_that_never_finished_an_epoch_is_trained_anew(fails, run, capsys):
+    shutil.rmtree(run / "last.ckpt")
+    (run / "model.safetensors").unlink()
+    assert "nothing to resume" in fails(1, "train", "--resume", run)
+    assert main(["train", "--out", str(run), "--epochs", "1", *SMALL]) == 0
+
+
 def test_diverging_rate(fails, tmp_path):
     out = tmp_path / "out"
     rate = ["--set", "optimizer.name=sgd", "--set", "optimizer.lr=1e30", "--set", "schedule="]

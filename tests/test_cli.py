@@ -120,6 +120,19 @@ def test_run_folders_are_numbered(tmp_path):
         runs.new_folder("mine", tmp_path / "file")
 
 
+def test_the_newest_run_of_a_recipe(tmp_path):
+    for age, name in enumerate(["cifar10-mlp-3class-1", "cifar10-mlp-10", "cifar10-mlp-9", "mine"]):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / runs.CONFIG).touch()
+        os.utime(folder / runs.CONFIG, (1e9 - age, 1e9 - age))
+    (tmp_path / "cifar10-mlp-99").mkdir()
+    assert runs.newest(root=tmp_path).name == "cifar10-mlp-3class-1"
+    assert runs.newest("cifar10-mlp", tmp_path).name == "cifar10-mlp-10"
+    with pytest.raises(nnkit.errors.UsageError, match="no run of quickstart"):
+        runs.newest("quickstart", tmp_path)
+
+
 def test_recipes(capsys):
     assert main(["recipes"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == recipes.names()

@@ -138,7 +138,7 @@ def test_from_arrays_finds_what_is_not_finite(value):
     ("name", "options", "message"),
     [
         ("cifar11", {}, "unknown data set 'cifar11'; did you mean 'cifar1"),
-        ("xyz", {}, "there are shapes, cifar10"),
+        ("xyz", {}, "known: cifar10, cifar100"),
         ("shapes", {"train_cuont": 5}, "no option 'train_cuont'; did you mean 'train_count'"),
         ("shapes", {"train_count": -1}, "whole number"),
         ("shapes", {"train_count": 10, "classes": ["circel"]}, "did you mean 'circle'"),

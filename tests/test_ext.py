@@ -17,8 +17,18 @@ needs_compiled = pytest.mark.skipif(not COMPILED, reason="the compiled kernels a
 
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-11}
 
-GEMM_SIZES = [(1, 1, 1), (64, 300, 50), (7, 500, 33), (10, 64, 200), (65, 1000, 31), (300, 17, 5), (3, 0, 4), (0, 4, 4),
-              (4, 4, 0), (270, 20, 530)]
+GEMM_SIZES = [
+    (1, 1, 1),
+    (64, 300, 50),
+    (7, 500, 33),
+    (10, 64, 200),
+    (65, 1000, 31),
+    (300, 17, 5),
+    (3, 0, 4),
+    (0, 4, 4),
+    (4, 4, 0),
+    (270, 20, 530),
+]
 
 # batch, height, width, channels, out_channels, kernel, stride, padding
 WINDOWS = [
@@ -77,8 +87,9 @@ def both(kernels, name, arrays, outputs, *options):
 
 def window_shapes(window):
     n, height, width, channels, out_channels, kernel, stride, padding = window
-    rows, columns = ((size + 2 * p - k) // s + 1
-                     for size, p, k, s in zip((height, width), padding, kernel, stride, strict=True))
+    rows, columns = (
+        (size + 2 * p - k) // s + 1 for size, p, k, s in zip((height, width), padding, kernel, stride, strict=True)
+    )
     return (n, height, width, channels), (n, rows, columns, out_channels), (out_channels, channels, *kernel)
 
 
@@ -97,8 +108,14 @@ def laid_out(rng, shape, dtype, layout):
 @pytest.mark.parametrize("size", GEMM_SIZES, ids=str)
 def test_gemm(kernels, dtype, threads, size, rng):
     m, k, n = size
-    for left, right in [("rows", "rows"), ("rows", "columns"), ("columns", "rows"), ("columns", "columns"),
-                        ("wide rows", "reversed"), ("reversed", "columns")]:
+    for left, right in [
+        ("rows", "rows"),
+        ("rows", "columns"),
+        ("columns", "rows"),
+        ("columns", "columns"),
+        ("wide rows", "reversed"),
+        ("reversed", "columns"),
+    ]:
         a, b = laid_out(rng, (m, k), dtype, left), laid_out(rng, (k, n), dtype, right)
         for bias in (None, normal(rng, n, dtype)):
             for accumulate in (False, True):
@@ -125,8 +142,9 @@ def test_conv2d(kernels, dtype, threads, window, rng):
         agree(*pair, dtype)
     dweight = np.full_like(weight, np.nan)
     kernels.conv2d_backward_weight(x, dout, dweight, None, stride, padding)
-    np.testing.assert_array_equal(dweight, both(kernels, "conv2d_backward_weight", [x, dout], [weight, bias],
-                                                stride, padding)[0][0])
+    np.testing.assert_array_equal(
+        dweight, both(kernels, "conv2d_backward_weight", [x, dout], [weight, bias], stride, padding)[0][0]
+    )
 
 
 @needs_compiled
@@ -317,9 +335,16 @@ class TestWrongArguments:
 
     def test_gemm(self, kernels):
         a, b, out = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32), np.ones((3, 5), np.float32)
-        for wrong in [(b, a, out), (a, b, out.T), (a, b, out[:2]), (a, b, out, np.ones(4, np.float32)),
-                      (np.ones((3, 8), np.float32)[:, ::2], b, out), (a, b, np.ones((3, 5, 1), np.float32)),
-                      (a, b.astype(np.float64), out), (a, b, out, np.ones(10, np.float32)[::2])]:
+        for wrong in [
+            (b, a, out),
+            (a, b, out.T),
+            (a, b, out[:2]),
+            (a, b, out, np.ones(4, np.float32)),
+            (np.ones((3, 8), np.float32)[:, ::2], b, out),
+            (a, b, np.ones((3, 5, 1), np.float32)),
+            (a, b.astype(np.float64), out),
+            (a, b, out, np.ones(10, np.float32)[::2]),
+        ]:
             with pytest.raises((ValueError, TypeError)):
                 kernels.gemm(*wrong)
         for wrong in [(None, b, out), (a, None, out), (a, b, None), ([[1.0]], b, out), (a.astype(int), b, out)]:
@@ -335,10 +360,24 @@ class TestWrongArguments:
         good = [x, weight, bias, out, (1, 1), (0, 0)]
         kernels.conv2d_forward(*good)
         for position, wrong in [
-            (0, x[:, :, :, :2].copy()), (0, x[:, ::-1]), (0, x[:1].copy()), (0, None),
-            (1, weight[:, :2].copy()), (1, weight[:3].copy()), (2, bias[:3]),
-            (3, out[:, :2].copy()), (3, out[:1]), (3, out.astype(np.float64)),
-            (4, (2, 1)), (4, (0, 1)), (4, (1,)), (4, None), (4, (1 << 62, 1)), (5, (1, 0)), (5, (-1, 0)), (5, "no"),
+            (0, x[:, :, :, :2].copy()),
+            (0, x[:, ::-1]),
+            (0, x[:1].copy()),
+            (0, None),
+            (1, weight[:, :2].copy()),
+            (1, weight[:3].copy()),
+            (2, bias[:3]),
+            (3, out[:, :2].copy()),
+            (3, out[:1]),
+            (3, out.astype(np.float64)),
+            (4, (2, 1)),
+            (4, (0, 1)),
+            (4, (1,)),
+            (4, None),
+            (4, (1 << 62, 1)),
+            (5, (1, 0)),
+            (5, (-1, 0)),
+            (5, "no"),
         ]:
             arguments = list(good)
             arguments[position] = wrong
@@ -368,12 +407,16 @@ class TestWrongArguments:
 
     def test_one_dimensional(self, kernels):
         x, short = np.ones(5, np.float32), np.ones(4, np.float32)
-        for call in [lambda: kernels.relu_forward(x, short), lambda: kernels.relu_backward(x, short, x),
-                     lambda: kernels.gelu_forward(short, x, True), lambda: kernels.gelu_backward(x, x, short, False),
-                     lambda: kernels.sgd_step(x, short, None, 0.1, 0, 0, False),
-                     lambda: kernels.sgd_step(x, x, short, 0.1, 0.9, 0, False),
-                     lambda: kernels.adam_step(x, x, x, short, 1, 0.1, 0.9, 0.99, 1e-8, 0, False),
-                     lambda: kernels.relu_forward(np.ones(10, np.float32)[::2], x)]:
+        for call in [
+            lambda: kernels.relu_forward(x, short),
+            lambda: kernels.relu_backward(x, short, x),
+            lambda: kernels.gelu_forward(short, x, True),
+            lambda: kernels.gelu_backward(x, x, short, False),
+            lambda: kernels.sgd_step(x, short, None, 0.1, 0, 0, False),
+            lambda: kernels.sgd_step(x, x, short, 0.1, 0.9, 0, False),
+            lambda: kernels.adam_step(x, x, x, short, 1, 0.1, 0.9, 0.99, 1e-8, 0, False),
+            lambda: kernels.relu_forward(np.ones(10, np.float32)[::2], x),
+        ]:
             with pytest.raises(ValueError):  # noqa: PT011 — sizes in some, layout in others
                 call()
 
@@ -393,9 +436,17 @@ class TestWrongArguments:
         zeros, one = np.zeros(2, int), np.ones(1, np.float32)
         good = [images, zeros, zeros, zeros, zeros, zeros, zeros, 0, one, one, out]
         kernels.augment(*good)
-        for position, wrong in [(1, np.array([0, 3])), (1, np.array([-1, 0])), (1, zeros[:1]), (2, zeros[:1]), (7, -1),
-                                (3, np.array([1 << 60, 0])), (8, np.ones(2, np.float32)), (10, out[:, :3].copy()),
-                                (0, images.astype(np.float64))]:
+        for position, wrong in [
+            (1, np.array([0, 3])),
+            (1, np.array([-1, 0])),
+            (1, zeros[:1]),
+            (2, zeros[:1]),
+            (7, -1),
+            (3, np.array([1 << 60, 0])),
+            (8, np.ones(2, np.float32)),
+            (10, out[:, :3].copy()),
+            (0, images.astype(np.float64)),
+        ]:
             arguments = list(good)
             arguments[position] = wrong
             with pytest.raises((ValueError, TypeError)):
@@ -404,8 +455,9 @@ class TestWrongArguments:
 
 def chosen(**environment):
     code = "from nnkit import _ext; print(_ext.kernels.name, _ext.get_num_threads(), _ext.kernel_reason, sep='|')"
-    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True,
-                          text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("name", _ext.available())
@@ -415,9 +467,9 @@ def test_the_environment_chooses(name):
     assert "NNKIT_KERNELS" in found[2]
 
 
-def test_an_unknown_set_is_refused():
+def test_an_unknown_set_is_told_and_left_alone():
     answer = chosen(NNKIT_KERNELS="fastest")
-    assert answer.returncode == 1
+    assert answer.stdout.split("|")[0] == _ext.available()[0]
     assert "unknown kernel set 'fastest'; expected one of avx512, avx2, baseline, reference" in answer.stderr
     with pytest.raises(UsageError, match="unknown"):
         _ext.load("mmx")

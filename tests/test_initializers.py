@@ -59,7 +59,7 @@ def test_constants_and_seeds():
 
 def test_names():
     assert initializers.get(initializers.he_normal) is initializers.he_normal
-    with pytest.raises(UsageError, match="unknown initializer 'he_norml': did you mean 'he_normal'"):
+    with pytest.raises(UsageError, match="unknown initializer 'he_norml'; did you mean 'he_normal'"):
         initializers.get("he_norml")
     with pytest.raises(UsageError, match="number"):
         initializers.get("normal(1e)")

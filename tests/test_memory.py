@@ -21,8 +21,15 @@ def address(array):
 
 
 def test_arrays_are_as_asked():
-    for shape, dtype in [(5, np.float32), ((0,), np.float64), ((3, 0, 2), np.float32), ((), np.float32),
-                         (LARGE, np.float32), ((7, 3000, 3), np.float64), ((100_003,), np.uint8)]:
+    for shape, dtype in [
+        (5, np.float32),
+        ((0,), np.float64),
+        ((3, 0, 2), np.float32),
+        ((), np.float32),
+        (LARGE, np.float32),
+        ((7, 3000, 3), np.float64),
+        ((100_003,), np.uint8),
+    ]:
         array = memory.empty(shape, dtype)
         assert array.shape == (shape if isinstance(shape, tuple) else (shape,))
         assert array.dtype == dtype

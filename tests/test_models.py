@@ -368,9 +368,9 @@ def test_hostile_configs(config, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet", {}, "unknown model 'resnet', did you mean 'resnet18'"),
-        ("mlp", {"hiden": [3]}, "unknown option 'hiden', did you mean 'hidden'"),
-        ("mlp", {"activation": "rellu"}, "unknown activation 'rellu', did you mean 'relu'"),
+        ("resnet", {}, "unknown model 'resnet'; did you mean 'resnet18'"),
+        ("mlp", {"hiden": [3]}, "unknown option 'hiden'; did you mean 'hidden'"),
+        ("mlp", {"activation": "rellu"}, "unknown activation 'rellu'; did you mean 'relu'"),
         ("mlp", {"hidden": 3}, r"model mlp: expected hidden to be like \(512,\), got 3"),
         ("mlp", {"hidden": "12"}, "expected hidden to be like"),
         ("mlp", {"batch_norm": "yes"}, "expected batch_norm to be like False, got 'yes'"),

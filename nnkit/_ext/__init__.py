@@ -3,7 +3,10 @@
 The fastest set that the processor can run is taken; the environment variable NNKIT_KERNELS asks for another one.
 """
 
+import contextlib
 import os
+import warnings
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -11,16 +14,44 @@ from typing import Any
 from nnkit._ext import reference
 from nnkit.errors import UsageError
 
+
+@contextlib.contextmanager
+def _brief_spinning() -> Iterator[None]:
+    """Have GNU's OpenMP spin for some microseconds before a waiting thread sleeps, not for milliseconds.
+
+    It reads the environment once, when it is loaded. Its default is best on an idle machine by a few per cent, and
+    several times slower when another process wants a core.
+    """
+    names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    if names & os.environ.keys():  # the user's choice
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = "1000"
+    try:
+        yield
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]
+
+
 _missing = "missing: no C compiler worked when nnkit was installed"
 compiled: Any = None
 if find_spec("nnkit._ext.compiled"):
     try:
-        compiled = import_module("nnkit._ext.compiled")
+        with _brief_spinning():
+            compiled = import_module("nnkit._ext.compiled")
     except ImportError as error:
         _missing = f"there but cannot be loaded: {error}"
 
-__all__ = ["available", "cpu_features", "get_num_threads", "kernel_reason", "kernels", "load", "openmp",
-           "set_num_threads"]
+__all__ = [
+    "available",
+    "cpu_features",
+    "get_num_threads",
+    "kernel_reason",
+    "kernels",
+    "load",
+    "openmp",
+    "set_num_threads",
+]
 
 _NAMES = ("avx512", "avx2", "baseline", "reference")
 
@@ -114,7 +145,10 @@ def get_num_threads() -> int:
 def _choose() -> tuple[Any, str]:
     wanted = os.environ.get("NNKIT_KERNELS")
     if wanted:
-        return load(wanted), "chosen by NNKIT_KERNELS"
+        try:
+            return load(wanted), "chosen by NNKIT_KERNELS"
+        except UsageError as error:
+            warnings.warn(f"{error}; taking the fastest that runs", RuntimeWarning, stacklevel=1)
     if compiled is None:
         return reference, f"plain NumPy, because the compiled kernels are {_missing}"
     return load(available()[0]), "the fastest that this processor runs"
@@ -126,7 +160,8 @@ def _initial_threads() -> int:
         if text.isdigit() and 0 < int(text) <= 4096:
             return int(text)
         if text and variable == "NNKIT_NUM_THREADS":
-            raise UsageError(f"{variable}: expected a number of threads from 1 to 4096, got {text!r}")
+            wrong = f"{variable}: expected a number of threads from 1 to 4096, got {text!r}; taking one a core"
+            warnings.warn(wrong, RuntimeWarning, stacklevel=1)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

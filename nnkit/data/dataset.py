@@ -1,12 +1,11 @@
 """Labelled images in memory: choosing classes, splitting off a validation part, per-channel statistics."""
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnkit.errors import UsageError
+from nnkit.errors import UsageError, did_you_mean
 
 _STATISTICS_CHUNK = 64  # images at a time, so that no copy of the whole set is made
 
@@ -135,7 +134,7 @@ class Dataset:
         new_label = np.full(self.num_classes, -1)
         for i, name in enumerate(names):
             if name not in self.class_names:
-                raise UsageError(f"unknown class {name!r}; {_nearest(name, self.class_names)}")
+                raise UsageError(f"unknown class {name!r}{did_you_mean(name, self.class_names)}")
             old_label = self.class_names.index(name)
             if new_label[old_label] >= 0:
                 raise UsageError(f"class {name!r} is given twice")
@@ -296,8 +295,3 @@ def _checked_weights(weights: ArrayLike, count: int) -> np.ndarray:
     if array.shape != (count,) or not np.all(np.isfinite(array)) or np.any(array < 0):
         raise ValueError(f"sample_weight: expected {count} finite numbers ≥ 0, got an array of shape {array.shape}")
     return array
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known[:12])}{'…' * (len(known) > 12)}"

@@ -1,6 +1,5 @@
 """Data sets by name."""
 
-import difflib
 import inspect
 import os
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from nnkit.data.dataset import Dataset
 from nnkit.data.download import fetch
 from nnkit.data.folder import load_folder
 from nnkit.data.shapes import make_shapes
-from nnkit.errors import DataError, UsageError
+from nnkit.errors import DataError, UsageError, did_you_mean
 
 
 def load(
@@ -115,17 +114,12 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
 def _loader(name: str, options: dict[str, Any]) -> Callable[..., Dataset]:
     """Find the function for a name, and check that it has these options."""
     if name not in LOADERS:
-        raise UsageError(f"unknown data set {name!r}; {_nearest(name, LOADERS)}")
+        raise UsageError(f"unknown data set {name!r}{did_you_mean(name, LOADERS)}")
     known = [p.name for p in inspect.signature(LOADERS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in known:
-            raise UsageError(f"data set {name!r} has no option {option!r}; {_nearest(option, known)}")
+            raise UsageError(f"data set {name!r} has no option {option!r}{did_you_mean(option, known)}")
     return LOADERS[name]
-
-
-def _nearest(name: str, known: Sequence[str] | dict[str, Any]) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
 
 
 def _shapes(

@@ -1,12 +1,11 @@
 """Networks by name. Each function returns an unbuilt model; `create` finds them by name."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from nnkit import layers
-from nnkit.errors import UsageError
+from nnkit.errors import UsageError, did_you_mean
 from nnkit.layers import (
     BatchNorm,
     Conv2d,
@@ -306,14 +305,12 @@ def create(name: str, num_classes: int, **options: Any) -> Sequential:
     Sequential(flatten: Flatten(), fc1: Linear(256), act1: ReLU(), fc2: Linear(10))
     """
     if name not in MODELS:
-        raise UsageError(f"unknown model {name!r}{_nearest(name, MODELS)}; there are {', '.join(MODELS)}")
+        raise UsageError(f"unknown model {name!r}{did_you_mean(name, MODELS)}")
     known = {key: parameter.default for key, parameter in inspect.signature(MODELS[name]).parameters.items()}
     del known["num_classes"]
     for option, value in options.items():
         if option not in known:
-            raise UsageError(
-                f"model {name}: unknown option {option!r}{_nearest(option, known)}; it has {', '.join(known)}"
-            )
+            raise UsageError(f"model {name}: unknown option {option!r}{did_you_mean(option, known)}")
         if not _fits(value, known[option]):
             raise UsageError(f"model {name}: expected {option} to be like {known[option]!r}, got {value!r}")
     return MODELS[name](num_classes, **options)
@@ -345,11 +342,5 @@ def _block(before: int, width: int, stride: int, weight_init: str) -> Residual:
 
 def _activation(name: str) -> Layer:
     if name not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise UsageError(f"unknown activation {name!r}{_nearest(name, _ACTIVATIONS)}; there are {known}")
+        raise UsageError(f"unknown activation {name!r}{did_you_mean(name, _ACTIVATIONS)}")
     return _ACTIVATIONS[name]()
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(str(name), known, 1, 0.5)
-    return f", did you mean {close[0]!r}?" if close else ""

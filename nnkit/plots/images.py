@@ -153,8 +153,11 @@ def _example_grid(
     images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, names: list[str], chosen: np.ndarray, title: str
 ) -> "Figure":
     """Draw the chosen images, each with what the net said under it and, where that is wrong, what is true."""
-    subtitle = "The bar is the net's confidence. Mistakes (✗) are framed; under them the true class and its share."
-    figure, cells = cell_grid(len(chosen), min(5, len(chosen)), 1.5, 0.56, title, subtitle)
+    subtitle, caption_height = "The bar is the net's confidence.", 0.4
+    if (probabilities[chosen].argmax(axis=1) != labels[chosen]).any():
+        subtitle += " Mistakes (✗) are framed; under them the true class and its share."
+        caption_height = 0.56
+    figure, cells = cell_grid(len(chosen), min(5, len(chosen)), 1.5, caption_height, title, subtitle)
     pictures = _displayable(images[chosen])
     for axes, picture, true, shares in zip(cells, pictures, labels[chosen], probabilities[chosen], strict=True):
         show_image(axes, picture)

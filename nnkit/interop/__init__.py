@@ -1,0 +1,1 @@
+"""Bridges to other toolkits. Each needs its own extra; importing this package loads none of them."""

@@ -139,14 +139,13 @@ def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], di
 
     try:
         with safe_open(path, framework="numpy") as file:
+            metadata = json.loads((file.metadata() or {})[_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-            header = (file.metadata() or {})[_KEY]
-        metadata = json.loads(header)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or 'no such file'}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged, or no safetensors file: {error}") from error
-    except (KeyError, ValueError, RecursionError) as error:
+    except (KeyError, ValueError, RecursionError, TypeError, AttributeError) as error:  # last two: types NumPy lacks
         raise CheckpointError(f"{path}: a safetensors file, but not one that nnkit wrote") from error
     if not isinstance(metadata, dict):
         raise CheckpointError(f"{path}: a safetensors file, but not one that nnkit wrote")

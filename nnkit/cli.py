@@ -22,6 +22,7 @@ from nnkit._ext import set_num_threads
 from nnkit.callbacks import print_epoch
 from nnkit.errors import UsageError
 from nnkit.info import describe_machine, render_machine
+from nnkit.recipes import toml
 from nnkit.solver import Solver, TrainingInterrupted
 
 
@@ -102,8 +103,14 @@ def _train_and_tell(options: argparse.Namespace) -> dict[str, Any]:
 
 def _folder_to_resume(options: argparse.Namespace) -> Path:
     """Return the run that `--resume` names, else that of `--out`, else the newest (of the recipe, if one is named)."""
-    run = options.resume or options.out
-    return runs.find(run) if run else runs.newest(recipes.load(options.recipe).name if options.recipe else None)
+    if options.resume and options.out and Path(options.resume) != Path(options.out):
+        raise UsageError(f"--resume {options.resume} and --out {options.out} name two runs; give one of them")
+    run, asked = options.resume or options.out, recipes.load(options.recipe).name if options.recipe else None
+    folder = runs.find(run) if run else runs.newest(asked)
+    found = recipes.load(folder / runs.CONFIG).name
+    if asked not in (None, found):
+        raise UsageError(f"{folder} is a run of {found}, not of {asked}")
+    return folder
 
 
 def _print_epoch_above_the_bar(solver: Solver) -> None:
@@ -121,7 +128,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
     """Return what the options say about the recipe; where two speak of one key, `--epochs` wins over `--set`."""
     named = {"training.epochs": options.epochs, "seed": options.seed}
     if options.data is not None:
-        named["data.dir"] = json.dumps(str(Path(options.data).resolve()))
+        named["data.dir"] = toml.dumps_value(options.data)
     return [*options.set, *(f"{key}={value}" for key, value in named.items() if value is not None)]
 
 

@@ -2,6 +2,8 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
 
 _LISTED = 20  # known names in a message, at most
 
@@ -47,3 +49,39 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     question = f"; did you mean '{nearest[0]}'?" if nearest else ""
     listed = ", ".join(known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
     return f"{question} (known: {listed})"
+
+
+def whole_number(name: str, value: Any, lowest: int, highest: int | None = None) -> int:
+    """Return a setting that must be a whole number.
+
+    Parameters
+    ----------
+    name : str
+        What the setting is called.
+    value : object
+        What was received.
+    lowest, highest : int
+        Its range, both ends in it.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    UsageError
+        It is none, or out of range.
+
+    Examples
+    --------
+    >>> from nnkit.errors import whole_number
+    >>> whole_number("epochs", 2.5, 1)
+    Traceback (most recent call last):
+        ...
+    nnkit.errors.UsageError: epochs: expected a whole number >= 1, got 2.5
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or value < lowest or (highest is not None and value > highest):
+        expected = f">= {lowest}" if highest is None else f"from {lowest} to {highest}"
+        raise UsageError(f"{name}: expected a whole number {expected}, got {value!r}")
+    return int(value)

@@ -231,7 +231,7 @@ class EpochSums:
     @property
     def mean_loss(self) -> float:
         """Mean over the images so far."""
-        return self.loss / self.weight
+        return self.loss / (self.weight or 1.0)  # so far, all images may have had the weight 0
 
     @property
     def accuracy(self) -> float:

@@ -267,7 +267,7 @@ def get(initializer: str | Initializer) -> Initializer:
         try:
             return normal(float(match[1]))
         except ValueError as error:
-            raise UsageError(f"initializer {initializer!r}: expected a number in the brackets") from error
+            raise UsageError(f"initializer {initializer!r}: expected a number >= 0 in the brackets") from error
     raise UsageError(f"unknown initializer {initializer!r}{did_you_mean(initializer, [*NAMED, 'normal(STD)'])}")
 
 

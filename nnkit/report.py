@@ -54,8 +54,9 @@ code { font: .9em ui-monospace, "DejaVu Sans Mono", monospace; background: var(-
 footer { margin-top: 3rem; color: var(--muted); font-size: .875rem; }
 @media (max-width: 40rem) { .tiles { grid-template-columns: repeat(2, 1fr); } figure { overflow-x: auto; }
   figure img { max-width: none; width: 40rem; } }
-@media print { body { max-width: none; padding: 0; font-size: 10.5pt; } figure, .tiles li, tr { break-inside: avoid; }
-  h2 { break-after: avoid; } .tiles li { border: 1px solid var(--line); } .scroll { overflow: visible; } }
+@media print { body { max-width: none; padding: 0; font-size: 10.5pt; } h2 { break-after: avoid; }
+  figure, section, .tiles li, tr { break-inside: avoid; } .tiles li { border: 1px solid var(--line); }
+  .scroll { overflow: visible; } }
 """
 
 
@@ -202,6 +203,7 @@ def _settings_section(settings: dict[str, Any]) -> str:
         rows = "".join(
             f'<tr><th scope="row">{escape(key)}</th><td>{escape(_setting(value))}</td></tr>'
             for key, value in entries.items()
+            if value != ""
         )
         if rows:
             tables.append(f'<section><h3>{escape(title)}</h3><table class="settings">{rows}</table></section>')

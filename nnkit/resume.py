@@ -65,6 +65,8 @@ def load_state(solver: Solver, path: Path) -> None:
     ------
     CheckpointError
         The file is missing or damaged, or the settings differ; the message names them.
+    UsageError
+        The solver wants fewer epochs than are done already.
     """
     arrays, info = load_arrays(path)
     parts: dict[str, dict[str, np.ndarray]] = {"model": {}, "optimizer": {}, "ema": {}}
@@ -133,6 +135,7 @@ def _settings(solver: Solver) -> dict[str, Any]:
         "data": _fingerprint(solver.data),
         "validation": None if solver.validation is None else _fingerprint(solver.validation),
         "model": model_to_config(solver.model),
+        "dtype": str(solver.model.flat_params.dtype),
         "loss": {"type": type(loss).__name__, **(loss.config() if hasattr(loss, "config") else {})},
         "optimizer": solver.optimizer.config(),
         "schedule": solver.schedule.config(),
@@ -145,7 +148,9 @@ def _settings(solver: Solver) -> dict[str, Any]:
 
 
 def _fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """Return what tells a data set from others: its size and classes, a checksum of its labels and some images."""
+    """Return what tells a data set from others: size, classes, a checksum of labels, weights and some images."""
     some = dataset.images[:: max(len(dataset) // 100, 1)]
     checksum = zlib.crc32(some.tobytes(), zlib.crc32(dataset.labels.tobytes()))
+    if dataset.sample_weight is not None:
+        checksum = zlib.crc32(dataset.sample_weight.tobytes(), checksum)
     return {"images": len(dataset), "class_names": dataset.class_names, "checksum": checksum}

@@ -18,7 +18,7 @@ from nnkit import data, metrics, plots, recipes
 from nnkit._ext import get_num_threads, kernel_reason, kernels
 from nnkit.checkpoint import load_model
 from nnkit.data import Dataset
-from nnkit.errors import CheckpointError, UsageError, did_you_mean
+from nnkit.errors import CheckpointError, DataError, UsageError, did_you_mean
 from nnkit.files import atomic_path
 from nnkit.history import History
 from nnkit.interop.torch import write_state
@@ -239,7 +239,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
     if has_begun and not resume:
         raise UsageError(f"{folder} already holds a run; continue it with --resume {folder}, or give another --out")
     if resume and not has_begun:
-        raise CheckpointError(f"{folder}: nothing to resume, as no epoch was finished; train it anew")
+        raise CheckpointError(f"{folder}: nothing to resume, as no training state was saved; train it anew")
 
 
 def _training_figures(solver: Solver) -> dict[str, Any]:
@@ -291,7 +291,7 @@ def make_solver(recipe: Recipe, training: Dataset, validation: Dataset, **option
 
 
 def evaluate_model(model: Model, dataset: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None) -> Evaluation:
-    """Run a model over a data set.
+    """Run a model over a data set; on a terminal, a bar tells how far it is.
 
     Parameters
     ----------
@@ -304,7 +304,14 @@ def evaluate_model(model: Model, dataset: Dataset, normalize: tuple[ArrayLike, A
     -------
     Evaluation
     """
-    parts = [model.predict_proba(x) for x, _ in data.batches(dataset, 250, normalize=normalize)]
+    from tqdm import tqdm
+
+    look = {"desc": "test", "unit": " images", "unit_scale": True, "dynamic_ncols": True, "leave": False}
+    parts = []
+    with tqdm(total=len(dataset), disable=None, **look) as bar:  # None: where stderr is no terminal
+        for x, _ in data.batches(dataset, 250, normalize=normalize):
+            parts.append(model.predict_proba(x))
+            bar.update(len(x))
     return Evaluation(dataset.labels, np.concatenate(parts), dataset.class_names)
 
 
@@ -321,11 +328,19 @@ def evaluate(run: str | Path, data_dir: str | None = None) -> dict[str, Any]:
     -------
     dict
         As `Evaluation.figures`, and the run.
+
+    Raises
+    ------
+    UsageError, DataError, CheckpointError
+        As the parts raise them; DataError, too, if the test images are of other classes than the run's.
     """
     folder = find(run)
     model, metadata = load_model(folder / MODEL)
-    recipe = recipes.load(folder / CONFIG, [f"data.dir={data_dir}"] if data_dir else [])
-    _, test = recipe.data.load()
+    recipe = recipes.load(folder / CONFIG, [f"data.dir={toml.dumps_value(data_dir)}"] if data_dir else [])
+    test = recipe.data.load_part(train=False)
+    expected, got = (", ".join(names) for names in (_saved(metadata, "class_names", folder / MODEL), test.class_names))
+    if expected != got:
+        raise DataError(f"{folder}: trained to tell apart {expected}; the test images are of {got}")
     evaluation = evaluate_model(model, test, _saved(metadata, "normalize", folder / MODEL))
     return {"run": str(folder), "recipe": recipe.name, **evaluation.figures()}
 
@@ -422,4 +437,5 @@ def _draw(folder: Path, model: Model, history: History, test: Dataset, evaluatio
     figure = plots.filters(first, input_shape=_image_shape(model), class_names=test.class_names)
     plots.save(figure, folder / "filters.png")
     with atomic_path(folder / EXAMPLE) as path:
-        Image.fromarray(test.images[0].squeeze()).save(path)
+        image = test.images[0]
+        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(path)

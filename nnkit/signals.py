@@ -27,14 +27,14 @@ class Interruption:
     Attributes
     ----------
     signum : int or None
-        The signal that came.
+        The signal that came; None again when the listening is over.
 
     Examples
     --------
     >>> interruption = Interruption()
     >>> with interruption.listening():
     ...     signal.raise_signal(signal.SIGTERM)
-    >>> interruption.signum == signal.SIGTERM
+    ...     interruption.signum == signal.SIGTERM
     True
     """
 
@@ -44,7 +44,6 @@ class Interruption:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Take the place of the signals' handlers for a while; outside the main thread, where that cannot be, don't."""
-        self.signum = None
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -58,6 +57,7 @@ class Interruption:
         finally:
             for signum in heard:
                 signal.signal(signum, before[signum] or signal.SIG_DFL)
+            self.signum = None
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:

@@ -1,14 +1,16 @@
 """The training loop: read `Solver.train` first, then `Solver._step`; all else prepares or looks after these two."""
 
 import contextlib
+import copy
 import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,7 +18,8 @@ from numpy.typing import ArrayLike
 from nnkit.callbacks import StopTraining
 from nnkit.checkpoint import save_model
 from nnkit.data import Augment, Dataset, batches, count_batches, epoch_order
-from nnkit.errors import DataError, DivergenceError, UsageError
+from nnkit.data.batching import checked_normalization
+from nnkit.errors import DataError, DivergenceError, UsageError, whole_number
 from nnkit.files import remove_partial_files
 from nnkit.history import EpochSums, History
 from nnkit.layers import CrossEntropyLoss
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Solver", "TrainingInterrupted"]
 
+Kind = TypeVar("Kind")
 _DROPOUT = 2  # purpose of random numbers; 0 is the order of the images, 1 augmentation, 3 the validation split
 
 
@@ -55,6 +59,7 @@ class Solver:
     data : Dataset
         What to train on. With `sample_weight`, images count in the loss by their weight.
     optimizer : Optimizer, default Adam()
+        Begins anew, whatever it was used for before.
     epochs : int, default 10
     batch_size : int, default 64
         Where a last batch of a single image would be left over, that image is left out of the epoch: batch
@@ -102,6 +107,8 @@ class Solver:
 
     Raises
     ------
+    TypeError
+        An argument is not of the class that it should be.
     UsageError
         A setting is out of range, or does not fit the data.
     DataError
@@ -143,17 +150,22 @@ class Solver:
         checkpoint_every: int = 1,
         progress: bool | None = None,
     ) -> None:
-        self.epochs, self.batch_size = _whole("epochs", epochs, 1), _whole("batch_size", batch_size, 1)
-        self.seed, self.checkpoint_every = _whole("seed", seed, 0), _whole("checkpoint_every", checkpoint_every, 1)
-        self.patience = None if patience is None else _whole("patience", patience, 1)
+        self.epochs, self.batch_size = whole_number("epochs", epochs, 1), whole_number("batch_size", batch_size, 1)
+        self.seed = whole_number("seed", seed, 0)
+        self.checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
+        self.patience = None if patience is None else whole_number("patience", patience, 1)
         self.clip_norm, self.clip_value = _limit("clip_norm", clip_norm), _limit("clip_value", clip_value)
-        self.augment, self.callbacks, self.progress = augment, list(callbacks), progress
-        self.model, self.loss = model, CrossEntropyLoss() if loss is None else loss
-        self.optimizer = Adam() if optimizer is None else optimizer
-        self.schedule = ConstantLR() if schedule is None else schedule
+        self.model = _instance("model", model, Model)
+        self.optimizer = _instance("optimizer", Adam() if optimizer is None else optimizer, Optimizer)
+        # One that is used again shall not begin with what it remembers of this training.
+        self.schedule = copy.deepcopy(_instance("schedule", ConstantLR() if schedule is None else schedule, Schedule))
+        self.augment = None if augment is None else _instance("augment", augment, Augment)
+        self.loss = CrossEntropyLoss() if loss is None else loss
+        self.callbacks, self.progress = list(callbacks), progress
         self.ema = None if ema is None else ExponentialMovingAverage(ema)
-        self._set_data(data, validation, normalize)
+        self._split_data(_instance("data", data, Dataset), validation)
         self._fit_model_to_data()
+        self.normalize = self._normalization(normalize)
 
         self.epoch = self.step = 0
         self.history, self.sums, self._interruption = History(), EpochSums(), Interruption()
@@ -217,7 +229,7 @@ class Solver:
         scores = model.forward(x, training=True)
         loss = self.loss.forward(scores, y, weight)
         if not math.isfinite(loss):
-            raise self._divergence(f"the loss became {loss}")
+            raise self._divergence(f"the loss became {loss}", self.step + 1)
         model.backward(self.loss.backward(), input_gradient=False)
 
         is_last = sums.batches == self.steps_per_epoch - 1
@@ -289,7 +301,7 @@ class Solver:
             if self.validation is not None:
                 val_loss, val_accuracy = self.evaluate(self.validation)
                 if not math.isfinite(val_loss):
-                    raise self._divergence(f"the validation loss became {val_loss}")
+                    raise self._divergence(f"the validation loss became {val_loss}", self.step)
             self.epoch += 1
             self.history.append(
                 epoch=self.epoch,
@@ -317,6 +329,9 @@ class Solver:
                 callback(self)
             except StopTraining:
                 wants_to_stop = True
+            except Exception:  # a callback's mistake shall not cost the epoch
+                self._save_epoch(is_last=True)
+                raise
         return wants_to_stop
 
     def _is_out_of_patience(self) -> bool:
@@ -358,16 +373,15 @@ class Solver:
 
     def _require_finite_weights(self) -> None:
         if not np.isfinite(self.model.flat_params).all():
-            raise self._divergence("weights became NaN or infinite")
+            raise self._divergence("weights became NaN or infinite", self.step)
 
-    def _divergence(self, what: str) -> DivergenceError:
+    def _divergence(self, what: str, step: int) -> DivergenceError:
         kept = "in the model" if self.out is None else f"in {self._state_path}"
-        where = f"at step {self.step + 1} (epoch {self.epoch + 1}) with lr {self.optimizer.lr:g}"
+        where = f"at step {step} (epoch {self.epoch + 1}) with lr {self.optimizer.lr:g}"
         hint = f"try a lower rate (e.g. {self.optimizer.initial_lr / 10:g}) or gradient clipping (clip_norm=1.0)"
         return DivergenceError(f"{what} {where}; {hint}; the last finite weights are {kept}")
 
-    def _set_data(self, data: Dataset, validation: Any, normalize: Any) -> None:
-        """Split off the validation part and settle the normalisation."""
+    def _split_data(self, data: Dataset, validation: Any) -> None:
         self.data, self.validation = data, validation
         if validation is not None and not isinstance(validation, Dataset):
             self.data, self.validation = data.split(validation, self.seed)
@@ -375,19 +389,14 @@ class Solver:
             raise UsageError("patience: stopping early needs a validation set, got validation=None")
         if self.batch_size > len(self.data):
             raise UsageError(f"batch_size: {self.batch_size} is more than the {len(self.data)} images to train on")
-        if isinstance(normalize, str) and normalize not in ("standard", "unit"):
-            raise UsageError(f"normalize: expected 'standard', 'unit' or (mean, std), got {normalize!r}")
         self.steps_per_epoch = count_batches(len(self.data), self.batch_size, drop_single=True)
+
+    def _normalization(self, normalize: Any) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(normalize, str):
+            if normalize not in ("standard", "unit"):
+                raise UsageError(f"normalize: expected 'standard', 'unit' or (mean, std), got {normalize!r}")
             normalize = self.data.statistics() if normalize == "standard" else (0.0, 1.0)
-        channels = data.image_shape[0]
-        try:
-            mean, std = (np.broadcast_to(np.asarray(value, float), channels) for value in normalize)
-        except (TypeError, ValueError):
-            raise UsageError(
-                f"normalize: expected a mean and a std for {channels} channels, got {normalize!r}"
-            ) from None
-        self.normalize = mean, np.where(std == 0, 1.0, std)  # a channel without contrast stays as it is
+        return checked_normalization(normalize, self.data.image_shape[0])
 
     def _fit_model_to_data(self) -> None:
         """Build the model if need be, and find data that would spoil the training before it starts."""
@@ -407,16 +416,22 @@ class Solver:
                 raise DataError(f"{name} set: expected labels from 0 to {outputs[0] - 1}, got {found}")
             if (wrong := _first_not_finite(dataset.images)) is not None:
                 raise DataError(f"{name} set: image {wrong} holds NaN or infinity")
+            if dataset.sample_weight is not None and not dataset.sample_weight.any():
+                raise UsageError(f"{name} set: all its sample weights are 0")
+            for own, others in zip(self.data.class_names, dataset.class_names, strict=False):
+                if own != others:
+                    raise UsageError(f"{name} set: it has class {others!r} where the training set has {own!r}")
         self.optimizer.bind(self.model.parameter_slices())
 
     def _open_out(self, resume: bool) -> None:
-        if resume and self.out is None:
-            raise UsageError("resume: expected the folder to go on from as `out`, got None")
-        if resume:
-            remove_partial_files(self.out or ".")
+        if self.out is None:
+            if resume:
+                raise UsageError("resume: expected the folder to go on from as `out`, got None")
+        elif resume:
+            remove_partial_files(self.out)
             load_state(self, self._state_path)
             self._best_is_saved = True
-        elif self.out is not None and self._state_path.exists():
+        elif self._state_path.exists():
             raise UsageError(f"out: {self.out} holds a run already; resume it (resume=True) or choose another folder")
 
     @property
@@ -457,10 +472,8 @@ class Solver:
         is_shown = sys.stderr.isatty() if self.progress is None else self.progress
         per_epoch = min(self.steps_per_epoch * self.batch_size, len(self.data))
         done = self.epoch * per_epoch + self.sums.images
-        total = self.epochs * per_epoch
-        return tqdm(
-            total=total, initial=done, unit=" images", unit_scale=True, dynamic_ncols=True, disable=not is_shown
-        )
+        look: dict[str, Any] = {"unit": " images", "unit_scale": True, "dynamic_ncols": True, "disable": not is_shown}
+        return tqdm(total=self.epochs * per_epoch, initial=done, **look)
 
     def _show(self, bar: "tqdm[Any]", images: int) -> None:
         if not bar.disable:
@@ -470,16 +483,16 @@ class Solver:
             bar.update(images)
 
 
-def _whole(name: str, value: Any, lowest: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
-        raise UsageError(f"{name}: expected a whole number >= {lowest}, got {value!r}")
-    return int(value)
+def _instance(name: str, value: Kind, kind: type[Kind]) -> Kind:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected an nnkit {kind.__name__}, got a {type(value).__name__}")
+    return value
 
 
 def _limit(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise UsageError(f"{name}: expected a number > 0, got {value!r}")
     return float(value)
 
@@ -488,7 +501,4 @@ def _first_not_finite(images: np.ndarray) -> int | None:
     """Return the index of the first image with NaN or infinity in it."""
     if images.dtype == np.uint8:
         return None
-    for index, image in enumerate(images):
-        if not np.isfinite(image).all():
-            return index
-    return None
+    return next((index for index, image in enumerate(images) if not np.isfinite(image).all()), None)

@@ -156,7 +156,7 @@ def check_function_gradients(
     Raises
     ------
     AssertionError
-        If a gradient is wrong; the input's number and element are named.
+        If a gradient is wrong, its input's number and element named, or there are not as many as inputs.
 
     Examples
     --------
@@ -168,6 +168,8 @@ def check_function_gradients(
     dout = np.random.default_rng(seed).normal(size=np.shape(out))
     gradients = backward(dout if np.ndim(out) else float(dout), cache)
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    if len(gradients) != len(arrays):
+        raise AssertionError(f"backward: expected {len(arrays)} gradients, one for each input, got {len(gradients)}")
     named = {f"input {i}": pair for i, pair in enumerate(zip(arrays, gradients, strict=True))}
 
     def loss(_: np.ndarray) -> float:

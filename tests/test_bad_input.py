@@ -196,6 +196,30 @@ def test_batch_size(fails, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_no_test_image_is_found_out_before_the_training(fails, tmp_path):
+    message = fails(2, "train", *SMALL, "--out", tmp_path / "out", "--set", "data.test_count=0")
+    assert "at least one test image" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_test_images_of_other_classes(fails, run):
+    config = run / "config.toml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("[data]", '[data]\nclasses = ["ring", "circle"]'), encoding="utf-8")
+    assert "the test images are of ring, circle" in fails(1, "evaluate", run)
+
+
+def test_a_data_folder_of_any_name(cifar, tmp_path, capsys):
+    for name in ("3", "📁 'é\" # x"):
+        folder = shutil.copytree(cifar.parent, tmp_path / name)
+        out = tmp_path / f"run of {name}"
+        sizes = ["--set", "data.validation=20", "--set", "training.batch_size=20", "--set", "model.hidden=[8]"]
+        assert main(["train", "cifar10-mlp", "--data", str(folder), "--out", str(out), "--epochs", "1", *sizes]) == 0
+        assert main(["evaluate", str(out)]) == 0
+        assert main(["evaluate", str(out), "--data", str(folder)]) == 0
+    capsys.readouterr()
+
+
 def test_last_batch_of_one_with_batch_norm(tmp_path, cifar):
     options = ["--set", "training.batch_size=16", "--set", "data.validation=3", "--set", "model.batch_norm=true"]
     assert main(list(map(str, train_mlp(cifar, tmp_path, *options)))) == 0  # 97 training images, 6 × 16 + 1
@@ -302,6 +326,12 @@ def test_nothing_to_resume(fails, tmp_path, monkeypatch):
     assert "no such run folder" in fails(2, "train", "--resume", "elsewhere")
     (tmp_path / "folder").mkdir()
     assert "config.toml" in fails(2, "evaluate", "folder")
+
+
+def test_resume_is_told_of_two_different_runs(fails, run, tmp_path):
+    assert "name two runs" in fails(2, "train", "--resume", run, "--out", tmp_path / "other")
+    assert "is a run of quickstart, not of cifar10-mlp" in fails(2, "train", "cifar10-mlp", "--resume", run)
+    assert main(["train", "quickstart", "--resume", str(run), "--out", str(run)]) == 0
 
 
 def test_a_run_that_never_finished_an_epoch_is_trained_anew(fails, run, capsys):

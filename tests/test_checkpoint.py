@@ -113,6 +113,12 @@ def test_no_file_of_ours(tmp_path):
         safetensors_numpy.save_file({"a": np.zeros(2)}, path, metadata)
         with pytest.raises(CheckpointError, match="not one that nnkit wrote"):
             load_model(path)
+    for kind in (b"BF16", b"F8_E4M3"):  # types that PyTorch has and NumPy lacks
+        for header in (b'"__metadata__":{"nnkit":"{}"},', b""):
+            header = b'{%s"a":{"dtype":"%s","shape":[0],"data_offsets":[0,0]}}' % (header, kind)
+            path.write_bytes(len(header).to_bytes(8, "little") + header)
+            with pytest.raises(CheckpointError, match="not one that nnkit wrote"):
+                load_model(path)
     path.write_bytes(os.urandom(1000))
     with pytest.raises(CheckpointError, match="damaged, or no safetensors file"):
         load_model(path)

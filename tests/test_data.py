@@ -41,6 +41,7 @@ def test_indexing_keeps_images_labels_and_weights_together(rng):
         (np.zeros((2, 4, 4, 1)), [0.0, 1.0], None, ["whole numbers", "float64"]),
         (np.zeros((2, 4, 4, 1)), [0, 2], ["a", "b"], ["labels[1] is 2", "0 to 1"]),
         (np.zeros((2, 4, 4, 1)), [-1, 0], None, ["labels[0] is -1"]),
+        (np.zeros((2, 4, 4, 1)), [0, 2**40], None, ["1,099,511,627,776", "class indices from 0"]),
     ],
 )
 def test_dataset_says_what_does_not_fit(images, labels, names, words):
@@ -87,6 +88,11 @@ def test_split_is_stratified_and_complete(small, validation, sizes):
     assert len(held_out) == (validation if validation >= 1 else round(100 * validation))
     if sizes:
         assert np.abs(held_out.class_counts() - sizes).max() <= 1
+
+
+def test_split_says_that_a_fraction_is_too_small(small):
+    with pytest.raises(UsageError, match=r"an image on each side, got 0\.001 of 100"):
+        small.split(0.001)
 
 
 def test_split_depends_on_the_seed_alone(small):
@@ -155,6 +161,8 @@ def test_load_says_where_it_looked(tmp_path, name):
         data.load(name, tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         data.load(name, tmp_path / "absent")
+    with pytest.raises(DataError, match="is no folder"):
+        data.load(name, __file__)
 
 
 def test_data_folder_is_the_argument_else_the_environment_else_the_cache(tmp_path, monkeypatch):

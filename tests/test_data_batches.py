@@ -34,6 +34,13 @@ def test_images_are_channels_last_under_an_nchw_view(pictures):
     assert x.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
+def test_slices_and_transposed_arrays_are_images_like_any(rng):
+    nchw, labels = rng.integers(0, 256, (20, 3, 8, 6), dtype=np.uint8), rng.integers(0, 4, 20)
+    ((x, y),) = batches(Dataset(nchw.transpose(0, 2, 3, 1), labels)[::-2], 20)
+    np.testing.assert_allclose(x, nchw[::-2] / 255, rtol=1e-6)
+    assert np.array_equal(y, labels[::-2])
+
+
 def test_normalisation_gives_mean_0_and_std_1(pictures):
     x = np.concatenate([x for x, _ in batches(pictures, 16, normalize=pictures.statistics())])
     np.testing.assert_allclose(x.mean(axis=(0, 2, 3)), 0, atol=1e-6)
@@ -139,7 +146,7 @@ def test_cutout_blanks_one_square():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"crop_padding": -1}, "crop_padding: expected a whole number of pixels ≥ 0, got -1"),
+        ({"crop_padding": -1}, "crop_padding: expected a whole number from 0 to 32768, got -1"),
         ({"cutout": 2.5}, "cutout: .* got 2.5"),
         ({"flip": 1}, "flip: expected true or false, got 1"),
     ],
@@ -152,7 +159,7 @@ def test_augment_is_validated(options, message):
 @pytest.mark.parametrize(
     ("batch_size", "options", "message"),
     [
-        (0, {}, "batch_size: expected a whole number ≥ 1, got 0"),
+        (0, {}, "batch_size: expected a whole number >= 1, got 0"),
         (-3, {}, "batch_size"),
         (2.0, {}, "batch_size"),
         (True, {}, "batch_size"),

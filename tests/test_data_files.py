@@ -514,6 +514,8 @@ def test_folders_that_are_wrong(tmp_path):
         data.load("folder", tmp_path, image_size=0)
     with pytest.raises(UsageError, match="test_fraction"):
         data.load("folder", tmp_path, test_fraction=1.5)
+    with pytest.raises(UsageError, match=r"test_fraction: .*got 0\.01 of 4"):
+        data.load("folder", tmp_path, test_fraction=0.01)
     fill(tmp_path / "train", {"ant": 1, "bee": 1})
     fill(tmp_path / "test", {"ant": 1})
     with pytest.raises(DataError, match="no sub-folder 'bee'"):

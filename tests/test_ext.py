@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -328,6 +329,61 @@ def test_a_forked_child_does_not_hang(threads):
     child.join()
 
 
+@needs_compiled
+def test_an_empty_batch_may_claim_images_of_any_size(kernels):
+    x, out = np.empty((0, 2**30, 2**30, 1), np.float32), np.empty((0, 2**29, 2**29, 1), np.float32)
+    weight, bias, options = np.ones((1, 1, 2, 2), np.float32), np.ones(1, np.float32), ((2, 2), (0, 0))
+    kernels.conv2d_forward(x, weight, bias, out, *options)
+    kernels.conv2d_backward_input(out, weight, x, *options)
+    kernels.conv2d_backward_weight(x, out, weight, bias, *options)
+    assert not weight.any()
+    assert not bias.any()
+
+
+@needs_compiled
+def test_python_threads_may_call_at_the_same_time(kernels, threads, rng):
+    x, weight = normal(rng, (8, 16, 16, 24), np.float32), normal(rng, (40, 24, 3, 3), np.float32)
+    expected = np.empty((8, 16, 16, 40), np.float32)
+    kernels.conv2d_forward(x, weight, None, expected, (1, 1), (1, 1))
+
+    def work(_):
+        out = np.empty_like(expected)
+        for _ in range(10):
+            out[...] = np.nan
+            kernels.conv2d_forward(x, weight, None, out, (1, 1), (1, 1))
+            if not np.array_equal(out, expected):
+                return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
+@needs_compiled
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's limit on memory")
+def test_no_memory_for_scratch_is_told():
+    code = """
+import resource
+import numpy as np
+from nnkit import _ext
+
+x, weight = np.ones((1, 32, 32, 1024), np.float32), np.ones((1, 1024, 32, 32), np.float32)
+out = np.empty((1, 1, 1, 1), np.float32)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20), -1))
+try:
+    _ext.kernels.conv2d_forward(x, weight, None, out, (1, 1), (0, 0))
+except MemoryError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+_ext.kernels.conv2d_forward(x, weight, None, out, (1, 1), (0, 0))
+print(out.item())
+"""
+    environment = os.environ | {"NNKIT_KERNELS": COMPILED[0], "NNKIT_NUM_THREADS": "1"}
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines() == ["no memory for a kernel's scratch space", str(32.0 * 32 * 1024)]
+
+
 class TestWrongArguments:
     """Whatever is wrong raises; nothing reaches the C code."""
 
@@ -389,6 +445,24 @@ class TestWrongArguments:
             kernels.conv2d_backward_input(out, weight[:, :2].copy(), x, (1, 1), (0, 0))
         with pytest.raises(ValueError, match="bias"):
             kernels.conv2d_backward_weight(x, out, weight, bias[:2], (1, 1), (0, 0))
+
+    def test_sizes_beyond_32_bits(self, kernels):
+        # Empty arrays claim any size without any memory; the kernels count taps and places of pixels in int32.
+        options = (1, 1), (0, 0)
+        x, weight = np.empty((0, 2**31, 1, 1), np.float32), np.ones((1, 1, 1, 1), np.float32)
+        with pytest.raises(ValueError, match="rows or columns at most, got 2147483648x1"):
+            kernels.conv2d_forward(x, weight, None, x, *options)
+        x, out = np.empty((0, 2**16, 2**16, 1), np.float32), np.empty((0, 1, 1, 1), np.float32)
+        with pytest.raises(ValueError, match=r"fewer than 2\^31 places"):
+            kernels.max_pool2d_forward(x, out, out.astype(np.int32), (2**16, 2**16), *options)
+        with pytest.raises(ValueError, match="stride must be positive, below"):
+            kernels.conv2d_forward(x, weight, None, x, (2**20, 1), (0, 0))
+
+    def test_an_object_without_its_kernels_cannot_be_made(self, kernels):
+        with pytest.raises(TypeError):
+            type(kernels).__new__(type(kernels))
+        with pytest.raises(ValueError, match="no 'mmx' kernels"):
+            type(kernels)("mmx")
 
     def test_max_pool2d(self, kernels):
         x, out = np.ones((1, 4, 4, 2), np.float32), np.ones((1, 2, 2, 2), np.float32)

@@ -45,3 +45,5 @@ def test_bad_arguments(rng):
             fn.dropout_forward(np.ones(3), p, training=True, rng=rng)
     with pytest.raises(ValueError, match="expected rng"):
         fn.dropout_forward(np.ones(3), 0.5, training=True)
+    with pytest.raises(ValueError, match="in training, got 3"):
+        fn.dropout_forward(np.ones(3), 0.5, training=True, rng=3)

@@ -24,7 +24,6 @@ from nnkit.layers import (
     Softmax,
     Tanh,
 )
-from nnkit.testing import check_gradients
 
 IMAGE, ROW = (4, 6, 5), (4,)
 CASES = [
@@ -64,13 +63,6 @@ def images(rng, shape, dtype=np.float64):
     """A batch of three in channels-last storage, as nnkit passes images on."""
     x = rng.normal(size=(3, *shape)).astype(dtype)
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if x.ndim == 4 else x
-
-
-@pytest.mark.parametrize(("layer", "shape", "output"), CASES, ids=IDS)
-def test_gradients(rng, layer, shape, output):
-    layer = fresh(layer)
-    assert check_gradients(layer, images(rng, shape)) < 1
-    assert layer.output_shape == output
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -132,20 +124,6 @@ def test_backward_params_gives_the_same_gradients(rng, layer):
         np.testing.assert_array_equal(array, expected[name])
 
 
-def test_batch_norm_statistics_follow_torch(rng):
-    torch = pytest.importorskip("torch")
-    ours, theirs = BatchNorm(momentum=0.2), torch.nn.BatchNorm2d(4, momentum=0.2)
-    ours.build(IMAGE)
-    for _ in range(3):
-        x = images(rng, IMAGE, np.float32) * 2 + 1
-        out, expected = ours.forward(x, training=True), theirs(torch.tensor(x))
-        np.testing.assert_allclose(out, expected.detach(), atol=1e-5)
-    np.testing.assert_allclose(ours.buffers["running_mean"], theirs.running_mean, rtol=1e-5)
-    np.testing.assert_allclose(ours.buffers["running_var"], theirs.running_var, rtol=1e-5)
-    theirs.eval()
-    np.testing.assert_allclose(ours.forward(x), theirs(torch.tensor(x)).detach(), atol=1e-5)
-
-
 def test_flatten_is_in_torch_order(rng):
     x = images(rng, IMAGE)
     layer = Flatten()
@@ -153,6 +131,9 @@ def test_flatten_is_in_torch_order(rng):
     out = layer.forward(x, training=True)
     np.testing.assert_array_equal(out, np.ascontiguousarray(x).reshape(3, -1))
     np.testing.assert_array_equal(layer.backward(out), x)
+    layer.forward(x, training=True)
+    with pytest.raises(ValueError, match=r"Flatten: expected dout of the output's shape \(3, 120\), got \(3, 12\)"):
+        layer.backward(out[:, :12])
 
 
 def test_dropout_leaves_the_other_layers_first_values_alone():
@@ -194,6 +175,7 @@ def test_initializers_by_callable():
         (lambda: Conv2d(3, 5).build((3, 4, 4)), "Conv2d: expected an image of at least 5×5 pixels, got 4×4"),
         (lambda: GroupNorm(3).build((4, 2, 2)), "divide into 3 groups, got 4"),
         (lambda: Linear(3).build((0,)), "positive integers"),
+        (lambda: Linear(3).build(784), "positive integers, got 784"),
         (lambda: Linear(3).build((3,), dtype=np.int32), "float32 or float64, got int32"),
         (lambda: Linear(3).forward(np.ones((1, 3))), "not built yet"),
     ],

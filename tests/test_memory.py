@@ -1,4 +1,6 @@
 import gc
+import os
+import signal
 import threading
 
 import numpy as np
@@ -93,3 +95,15 @@ def test_threads_do_not_share_a_buffer():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_while_the_pool_is_locked_does_not_hang():
+    with memory._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(10)  # kills a child that waits for ever
+            memory.empty(LARGE)
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0

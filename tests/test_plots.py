@@ -136,6 +136,12 @@ def test_confusion_matrix_writes_rates_and_counts_and_names_the_worst():
         assert cell in written.split()
 
 
+def test_a_rare_mistake_is_not_written_as_none():
+    figure = plots.confusion_matrix([[199, 1], [0, 200]])  # 0.5% and 99.5%, where rounding goes to the even number
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == [">99%", "199", "<1%", "1", "100%", "200"]
+
+
 def test_large_confusion_matrix_lists_the_mistakes_instead(rng):
     counts = 5 * np.eye(30, dtype=int)
     counts[3, 7] = 4

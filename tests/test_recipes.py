@@ -149,6 +149,8 @@ def test_overrides_take_toml_values_and_plain_words():
         ("data.augment.flop=true", "data.augment.flop: unknown key; did you mean 'flip'?"),
         ("data.augment=true", "data.augment: expected a table, got True"),
         ("data.name=", "data.name: expected one of shapes, cifar10,"),
+        ("name=../elsewhere", "name: expected one that can name a folder, got '../elsewhere'"),
+        ('name=""', "name: expected one that can name a folder, got ''"),
         ('data.name="a\nb = 1"', "data.name"),
     ],
 )
@@ -170,6 +172,13 @@ def test_a_file_of_ones_own(tmp_path):
         recipes.load(path)
     with pytest.raises(UsageError, match="cannot read this recipe"):
         recipes.load(tmp_path / "absent.toml")
+
+
+def test_the_data_folder_is_found_again_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    for written, meant in [("pets", f"{tmp_path}/pets"), ("~/pets", "/home/someone/pets"), ("/pets", "/pets")]:
+        assert recipes.load("cifar10-mlp", [f"data.dir={written}"]).data.dir == meant
 
 
 def test_label_smoothing_needs_cross_entropy():

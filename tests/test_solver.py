@@ -15,7 +15,7 @@ import nnkit
 from nnkit import files, optim
 from nnkit.callbacks import StopTraining, print_epoch
 from nnkit.checkpoint import load_arrays, load_model
-from nnkit.data import Augment, Dataset, batches
+from nnkit.data import Augment, Dataset, batches, epoch_order
 from nnkit.errors import CheckpointError, DataError, DivergenceError, UsageError
 from nnkit.history import History
 from nnkit.layers import BatchNorm, CrossEntropyLoss, Dropout, Flatten, Linear, MSELoss, MultiMarginLoss, ReLU
@@ -140,7 +140,9 @@ def test_the_loop_is_what_a_student_would_write():
     assert history.best_epoch == 2
 
 
-@pytest.mark.parametrize("loss", [CrossEntropyLoss(label_smoothing=0.1), MultiMarginLoss(), MSELoss()])
+@pytest.mark.parametrize(
+    "loss", [CrossEntropyLoss(label_smoothing=0.1, class_weight=[1, 2, 0.5]), MultiMarginLoss(), MSELoss()]
+)
 def test_other_losses(loss):
     history = plain_solver(loss=loss, epochs=4).train()
     assert history.train_loss[-1] < history.train_loss[0]
@@ -168,6 +170,24 @@ def test_sample_weights_count_in_the_loss_and_go_with_their_images():
     loss, _ = solver.evaluate(spoiled)
     right, _ = solver.evaluate(Dataset(data.images, data.labels, data.class_names)[weight > 0])
     assert loss == pytest.approx(right, rel=1e-4)
+
+
+def test_a_first_batch_without_weight_is_no_obstacle():
+    data = make_data(weighted=True)
+    order = epoch_order(len(data), 0, 0)
+    data.sample_weight[order[:BATCH]] = 0
+    history = plain_solver(data, validation=None, progress=True, epochs=1).train()  # the bar shows the loss so far
+    assert history.train_loss[0] > 0
+
+
+def test_an_optimizer_and_a_schedule_that_were_used_before_start_afresh():
+    used, worn = optim.Adam(1e-2), optim.ReduceLROnPlateau(patience=0, threshold=0.9)
+    plain_solver(optimizer=used, schedule=worn, model=make_model(width=20), epochs=3).train()
+    fresh = plain_solver(optimizer=optim.Adam(1e-2), schedule=optim.ReduceLROnPlateau(patience=0, threshold=0.9))
+    again = plain_solver(optimizer=used, schedule=worn)
+    again.train()
+    fresh.train()
+    np.testing.assert_array_equal(again.model.flat_params, fresh.model.flat_params)
 
 
 def test_validation_is_not_augmented_and_reports_what_predict_says():
@@ -269,12 +289,14 @@ def test_callbacks_see_the_epoch_and_may_stop(capsys, tmp_path):
     assert load_arrays(tmp_path / "last.ckpt" / "state.safetensors")[1]["epoch"] == 2
 
 
-def test_an_error_in_a_callback_comes_out_and_no_thread_is_left():
+def test_an_error_in_a_callback_comes_out_costs_no_epoch_and_leaves_no_thread(tmp_path):
     def broken(solver):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        plain_solver(callbacks=[broken]).train()
+        plain_solver(callbacks=[broken], out=tmp_path).train()
+    assert load_arrays(tmp_path / "last.ckpt" / "state.safetensors")[1]["epoch"] == 1
+    assert load_model(tmp_path / "model.safetensors")[1]["epoch"] == 1
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("nnkit")]
 
 
@@ -332,6 +354,7 @@ def test_train_again_after_an_interruption_goes_on(whole_run):
     solver = make_solver(loss=SignallingLoss(signal.SIGINT, 14))
     with pytest.raises(TrainingInterrupted, match=r"nothing is saved.*train\(\) goes on"):
         solver.train()
+    assert solver.evaluate(solver.validation)[0] > 0  # is not taken to be interrupted, too
     solver.train()
     np.testing.assert_array_equal(solver.model.flat_params, whole_run.model.flat_params)
     assert figures(solver.history) == figures(whole_run.history)
@@ -409,8 +432,13 @@ def test_other_data_model_or_optimizer_are_named(tmp_path):
         plain_solver(out=tmp_path, resume=True, model=make_model(13))
     with pytest.raises(CheckpointError, match=r"optimizer\.lr \(0\.05 there, 0\.1 here\)"):
         plain_solver(out=tmp_path, resume=True, optimizer=optim.SGD(0.1))
-    with pytest.raises(CheckpointError, match=r"data\.checksum"):
-        plain_solver(make_data(seed=1), out=tmp_path, resume=True)
+    for other in (make_data(seed=1), make_data(weighted=True)):
+        with pytest.raises(CheckpointError, match=r"data\.checksum"):
+            plain_solver(other, out=tmp_path, resume=True)
+    model = make_model()
+    model.build((3, 6, 6), dtype=np.float64)
+    with pytest.raises(CheckpointError, match=r"dtype \('float32' there, 'float64' here\)"):
+        plain_solver(out=tmp_path, resume=True, model=model)
 
 
 def test_nothing_to_resume(tmp_path):
@@ -528,7 +556,7 @@ def test_divergence_in_the_last_step_is_not_saved(tmp_path):
     for validation in (None, make_data(30, seed=1)):
         out = tmp_path / str(validation is None)
         solver = plain_solver(make_data(TRAIN), Exploding(0.01), validation=validation, out=out)
-        with pytest.raises(DivergenceError, match="weights became NaN"):
+        with pytest.raises(DivergenceError, match=r"weights became NaN or infinite at step 8 \(epoch 1\)"):
             solver.train()
         assert np.isfinite(solver.model.flat_params).all()
         assert load_arrays(out / "last.ckpt" / "state.safetensors")[1]["step"] == 0
@@ -551,6 +579,7 @@ def test_divergence_in_the_last_step_is_not_saved(tmp_path):
         ({"normalize": "unti"}, "normalize"),
         ({"normalize": (0.5, [1.0, 2.0])}, "normalize.*3 channels"),
         ({"normalize": 0.5}, "normalize.*3 channels"),
+        ({"normalize": (0.5, math.nan)}, "normalize.*finite"),
         ({"validation": 1.5}, "validation"),
         ({"validation": make_data(9)[:0]}, "validation set: it has no images"),
     ],
@@ -560,11 +589,35 @@ def test_settings_that_cannot_be(options, message):
         plain_solver(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "mlp"}, "model: expected an nnkit Model, got a str"),
+        ({"data": (np.zeros(3), np.zeros(3))}, "data: expected an nnkit Dataset, got a tuple"),
+        ({"optimizer": "adam"}, "optimizer: expected an nnkit Optimizer, got a str"),
+        ({"schedule": "cosine"}, "schedule: expected an nnkit Schedule, got a str"),
+        ({"augment": {"flip": True}}, "augment: expected an nnkit Augment, got a dict"),
+    ],
+)
+def test_arguments_of_another_class(options, message):
+    with pytest.raises(TypeError, match=message):
+        plain_solver(**options)
+
+
 def test_data_that_would_spoil_the_training():
     data = make_data(dtype=np.float32)
     data.images[17, 2, 3, 1] = np.nan
     with pytest.raises(DataError, match="training set: image 17 holds NaN"):
         plain_solver(data, validation=None)
+    data.images[0] = np.inf
+    with pytest.raises(DataError, match="training set: image 0 holds NaN"):
+        plain_solver(data, validation=None)
+    data = make_data()
+    data.sample_weight = np.zeros(len(data), np.float32)
+    with pytest.raises(UsageError, match="training set: all its sample weights are 0"):
+        plain_solver(data)
+    with pytest.raises(UsageError, match="validation set: it has class 'blue' where the training set has 'red'"):
+        plain_solver(validation=make_data(30).select_classes(["blue", "red", "green"]))
     data = make_data()
     data.labels[3] = 7
     with pytest.raises(DataError, match="validation set: expected labels from 0 to 2, got 0 to 7"):

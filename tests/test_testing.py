@@ -73,6 +73,12 @@ def test_models_with_dropout_and_batch_norm_are_left_as_they_were(rng):
         np.testing.assert_array_equal(array, before[name])
 
 
+def test_a_missing_gradient_is_told(rng):
+    x = rng.normal(size=3)
+    with pytest.raises(AssertionError, match="expected 2 gradients, one for each input, got 1"):
+        check_function_gradients(lambda a, b: (a + b, None), lambda dout, cache: dout, x, x)
+
+
 def test_float32_is_refused():
     layer = Linear(2)
     layer.build((3,))

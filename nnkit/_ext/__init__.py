@@ -157,7 +157,7 @@ def _choose() -> tuple[Any, str]:
 def _initial_threads() -> int:
     for variable in ("NNKIT_NUM_THREADS", "OMP_NUM_THREADS"):
         text = os.environ.get(variable, "").split(",")[0].strip()
-        if text.isdigit() and 0 < int(text) <= 4096:
+        if text.isdecimal() and 0 < int(text) <= 4096:
             return int(text)
         if text and variable == "NNKIT_NUM_THREADS":
             wrong = f"{variable}: expected a number of threads from 1 to 4096, got {text!r}; taking one a core"

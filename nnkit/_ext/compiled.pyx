@@ -9,7 +9,7 @@ wrong types TypeError or ValueError.
 import numpy as np
 
 from cython cimport floating
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t
 
 ctypedef fused code:
     uint8_t
@@ -129,9 +129,13 @@ cdef nnkit_window window(const Py_ssize_t *large, const Py_ssize_t *small, kerne
     w.pad_y, w.pad_x = padding
     w.batch, w.height, w.width, w.channels = large[0], large[1], large[2], large[3]
     w.out_height, w.out_width, w.out_channels = small[1], small[2], small[3]
-    check(0 < w.kernel_y < FAR and 0 < w.kernel_x < FAR, f"kernel size must be positive, got {kernel_size}")
-    check(0 < w.stride_y < FAR and 0 < w.stride_x < FAR, f"stride must be positive, got {stride}")
-    check(0 <= w.pad_y < FAR and 0 <= w.pad_x < FAR, f"padding must not be negative, got {padding}")
+    check(0 < w.kernel_y < FAR and 0 < w.kernel_x < FAR, f"kernel size must be positive, below 2^20, got {kernel_size}")
+    check(0 < w.stride_y < FAR and 0 < w.stride_x < FAR, f"stride must be positive, below 2^20, got {stride}")
+    check(0 <= w.pad_y < FAR and 0 <= w.pad_x < FAR, f"padding must be from 0 to below 2^20, got {padding}")
+    # Taps and pixels' places are int32 in the kernels.
+    check(w.kernel_y * w.kernel_x <= INT32_MAX, f"a kernel must have fewer than 2^31 places, got {kernel_size}")
+    check(w.height <= INT32_MAX and w.width <= INT32_MAX and w.out_height <= INT32_MAX and w.out_width <= INT32_MAX,
+          f"an image may have 2^31 - 1 rows or columns at most, got {w.height}x{w.width}")
     check(small[0] == w.batch, f"expected {w.batch} output images, got {small[0]}")
     rows, columns = w.height + 2 * w.pad_y - w.kernel_y, w.width + 2 * w.pad_x - w.kernel_x
     check(rows >= 0 and columns >= 0, f"a window of {kernel_size} does not fit "
@@ -175,7 +179,7 @@ cdef class KernelSet:
     cdef const nnkit_table *tables
     cdef readonly str name
 
-    def __init__(self, str name not None):
+    def __cinit__(self, str name not None):  # not __init__, without which an object could be made
         self.tables = nnkit_tables(name.encode())
         if self.tables is NULL:
             raise ValueError(f"this build or processor has no {name!r} kernels")

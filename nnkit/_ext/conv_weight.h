@@ -256,6 +256,12 @@ KERNEL void FN(cut)(FN(weight_job) *g)
 KERNEL int FN(conv2d_backward_weight)(const nnkit_window *w, const void *x, const void *dout, void *dweight,
                                        void *dbias)
 {
+    if (w->batch == 0) {  /* an empty array may claim images of any size: prepare nothing */
+        memset(dweight, 0, sizeof(real) * w->out_channels * w->channels * w->kernel_y * w->kernel_x);
+        if (dbias)
+            memset(dbias, 0, sizeof(real) * w->out_channels);
+        return 0;
+    }
     FN(weight_job) g = {.w = w, .x = x, .dout = dout};
     FN(cut)(&g);
     ptrdiff_t pixels = w->batch * w->out_height * w->out_width;
@@ -269,8 +275,6 @@ KERNEL int FN(conv2d_backward_weight)(const nnkit_window *w, const void *x, cons
         return -1;
     g.partial = (real *)(scratch + partial), g.bias_partial = (double *)(scratch + bias), g.scratch = scratch + own;
     memset(g.bias_partial, 0, sizeof(double) * g.parts * g.panels * PANEL);
-    if (w->batch == 0)
-        memset(g.partial, 0, sizeof(real) * g.part_size * g.parts);
     nnkit_parallel(threads, g.parts * g.shares, FN(weight_task), &g);
     FN(reduction) reduction = {&g, dweight, dbias};
     nnkit_parallel(threads, g.panels, FN(reduce_task), &reduction);

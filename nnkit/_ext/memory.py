@@ -6,6 +6,7 @@ Nothing is ever overwritten while somebody still holds it, so callers need not k
 """
 
 import math
+import os
 import sys
 import threading
 
@@ -61,6 +62,16 @@ def pooled_bytes() -> int:
     """
     with _lock:
         return sum(capacity * len(buffers) for capacity, buffers in _buffers.items())
+
+
+def _renew_lock() -> None:
+    """Start a forked child with a free lock: a thread that it does not have may have held the parent's."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _capacity(nbytes: int) -> int:

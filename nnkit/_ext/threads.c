@@ -68,6 +68,8 @@ void *nnkit_scratch(size_t bytes)
     enum { HEADER = 64 };  /* keeps the memory on a cache line's boundary */
     pthread_once(&once, start);
     arena *own = pthread_getspecific(scratch_key);
+    if (bytes > PTRDIFF_MAX - HEADER)
+        return NULL;
     if (own && own->bytes >= bytes)
         return own->memory;
     pthread_setspecific(scratch_key, NULL);

@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from nnkit._ext import kernels, memory
 from nnkit.data.dataset import Dataset
-from nnkit.errors import UsageError
+from nnkit.errors import UsageError, whole_number
 
 _ORDER, _AUGMENT = 0, 1  # purposes of random numbers; the model's dropout is 2, the validation split 3
+_MOST_PIXELS = 1 << 15  # of padding or of a cutout's side: more than any image has, and safe to compute with
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Augment:
     Raises
     ------
     UsageError
-        If a value is of the wrong type or negative.
+        If a value is of the wrong type or out of range.
 
     Examples
     --------
@@ -53,9 +54,7 @@ class Augment:
         if not isinstance(self.flip, bool):
             raise UsageError(f"augment: flip: expected true or false, got {self.flip!r}")
         for name in ("crop_padding", "cutout"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not 0 <= value <= 1 << 15:
-                raise UsageError(f"augment: {name}: expected a whole number of pixels ≥ 0, got {value!r}")
+            whole_number(f"augment: {name}", getattr(self, name), 0, _MOST_PIXELS)
 
 
 def batches(
@@ -115,16 +114,15 @@ def batches(
     >>> [x.shape for x, y in data.batches(data.make_shapes(100), 64)]
     [(64, 3, 32, 32), (36, 3, 32, 32)]
     """
-    for name, value, lowest in (
-        ("batch_size", batch_size, 1), ("start", start, 0), ("prefetch", prefetch, 0), ("seed", seed, 0),
-        ("epoch", epoch, 0),
-    ):  # fmt: skip
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < lowest:
-            raise UsageError(f"{name}: expected a whole number ≥ {lowest}, got {value!r}")
+    whole_number("batch_size", batch_size, 1)
+    for name, value in {"seed": seed, "epoch": epoch, "start": start, "prefetch": prefetch}.items():
+        whole_number(name, value, 0)
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise UsageError(f"dtype: expected float32 or float64, got {dtype}")
-    scale, offset = _scale_and_offset(dataset, normalize, dtype)
+    mean, std = checked_normalization((0.0, 1.0) if normalize is None else normalize, dataset.images.shape[3])
+    unit = 1 / 255 if dataset.images.dtype == np.uint8 else 1.0
+    scale, offset = (unit / std).astype(dtype), (-mean / std).astype(dtype)  # the kernel's multiply-add
     order = epoch_order(len(dataset), seed, epoch) if shuffle else np.arange(len(dataset))
 
     def make(index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -173,22 +171,16 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, _ORDER, epoch)).permutation(count)
 
 
-def _scale_and_offset(
-    dataset: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None, dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """Turn mean and std into the multiply-add that the kernel does."""
-    channels = dataset.images.shape[3]
-    mean, std = (0.0, 1.0) if normalize is None else normalize
+def checked_normalization(normalize: tuple[ArrayLike, ArrayLike], channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Check a normalisation; return its mean and std for each channel, fit to be divided by."""
     try:
-        mean, std = (np.broadcast_to(np.asarray(v, np.float64), (channels,)) for v in (mean, std))
-    except ValueError:
-        shapes = f"{np.shape(mean)} and {np.shape(std)}"
-        raise UsageError(f"normalize: expected mean and std for {channels} channels, got shapes {shapes}") from None
-    if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(std)) and np.all(std >= 0)):
-        raise UsageError(f"normalize: expected a finite mean and a std ≥ 0, got {mean.tolist()} and {std.tolist()}")
-    std = np.where(std == 0, 1.0, std)  # a channel without contrast stays as it is
-    unit = 1 / 255 if dataset.images.dtype == np.uint8 else 1.0
-    return (unit / std).astype(dtype), (-mean / std).astype(dtype)
+        mean, std = (np.broadcast_to(np.asarray(value, np.float64), channels) for value in normalize)
+    except (TypeError, ValueError):
+        received = " ".join(repr(normalize).split())[:100]
+        raise UsageError(f"normalize: expected (mean, std) for {channels} channels, got {received}") from None
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
+        raise UsageError(f"normalize: expected a finite mean and a std >= 0, got {mean.tolist()} and {std.tolist()}")
+    return mean, np.where(std == 0, 1.0, std)  # a channel without contrast stays as it is
 
 
 def _make_batch(

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from nnkit.errors import UsageError, did_you_mean
 
+_MOST_CLASSES = 1_000_000  # without names: more are not labels, but something else that fills the memory with names
 _STATISTICS_CHUNK = 64  # images at a time, so that no copy of the whole set is made
 
 
@@ -54,10 +55,13 @@ class Dataset:
             raise ValueError(f"images: expected uint8 or floating-point pixels, got {images.dtype}")
         if images.dtype not in (np.uint8, np.float32, np.float64):
             images = images.astype(np.float32)
-        self.images = images
+        self.images = np.ascontiguousarray(images)  # as the kernels want them; a slice or a transposed array is not
         self.labels = _checked_labels(labels, len(images))
         if class_names is None:
-            class_names = [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
+            largest = int(self.labels.max(initial=-1))
+            if largest >= _MOST_CLASSES:
+                raise ValueError(f"labels: the largest is {largest:,}, expected class indices from 0")
+            class_names = [str(i) for i in range(largest + 1)]
         self.class_names = [str(name) for name in class_names]
         self._check_label_range()
         self.sample_weight = None if sample_weight is None else _checked_weights(sample_weight, len(images))
@@ -250,7 +254,7 @@ def from_arrays(
         images = images[..., None]
     elif images.ndim == 4 and layout == "NCHW":
         images = images.transpose(0, 2, 3, 1)
-    data = Dataset(np.ascontiguousarray(images), labels, class_names, sample_weight)
+    data = Dataset(images, labels, class_names, sample_weight)
     if data.images.dtype.kind == "f" and not np.isfinite(data.images.sum()):
         wrong = np.argwhere(~np.isfinite(data.images))
         if len(wrong):
@@ -259,24 +263,27 @@ def from_arrays(
     return data
 
 
-def stratified_indices(labels: np.ndarray, num_classes: int, validation: float, seed: int) -> np.ndarray:
+def stratified_indices(
+    labels: np.ndarray, num_classes: int, held_out: float, seed: int, setting: str = "validation"
+) -> np.ndarray:
     """Choose the images to hold out: of each class its share, and exactly as many as asked for in all."""
     n = len(labels)
-    if isinstance(validation, (bool, np.bool_)) or not isinstance(validation, (int, float, np.integer, np.floating)):
-        raise UsageError(f"validation: expected a number of images or a fraction, got {validation!r}")
-    is_count = isinstance(validation, (int, np.integer))
-    count = int(validation) if is_count else round(float(validation) * n) if 0 < validation < 1 else 0
+    if isinstance(held_out, (bool, np.bool_)) or not isinstance(held_out, (int, float, np.integer, np.floating)):
+        received = repr(held_out) if isinstance(held_out, (bool, str)) else f"a {type(held_out).__name__}"
+        raise UsageError(f"{setting}: expected a number of images or a fraction, got {received}")
+    is_count = isinstance(held_out, (int, np.integer))
+    count = int(held_out) if is_count else round(float(held_out) * n) if 0 < held_out < 1 else 0
     if not 0 < count < n:
-        wanted = f"between 1 and {n - 1} images" if is_count else "a fraction between 0 and 1"
-        raise UsageError(f"validation: expected {wanted} of {n}, got {validation!r}")
+        wanted = f"from 1 to {n - 1} images" if is_count else "a fraction between 0 and 1, an image on each side"
+        raise UsageError(f"{setting}: expected {wanted}, got {held_out!r} of {n}")
     sizes = np.bincount(labels, minlength=num_classes)
     # Whole numbers of each class first; what is left over goes to the largest remainders, ties to the first class.
     share, remainder = np.divmod(sizes * count, n)
     missing = count - int(share.sum())
     share[np.argsort(-remainder, kind="stable")[:missing]] += 1
     rng = np.random.default_rng((seed, 3))
-    held_out = [rng.permutation(np.flatnonzero(labels == c))[: share[c]] for c in range(num_classes)]
-    return np.sort(np.concatenate(held_out))
+    chosen = [rng.permutation(np.flatnonzero(labels == c))[: share[c]] for c in range(num_classes)]
+    return np.sort(np.concatenate(chosen))
 
 
 def _checked_labels(labels: ArrayLike, count: int) -> np.ndarray:
@@ -293,5 +300,5 @@ def _checked_labels(labels: ArrayLike, count: int) -> np.ndarray:
 def _checked_weights(weights: ArrayLike, count: int) -> np.ndarray:
     array = np.asarray(weights, np.float32)
     if array.shape != (count,) or not np.all(np.isfinite(array)) or np.any(array < 0):
-        raise ValueError(f"sample_weight: expected {count} finite numbers ≥ 0, got an array of shape {array.shape}")
+        raise ValueError(f"sample_weight: expected {count} finite numbers >= 0, got an array of shape {array.shape}")
     return array

@@ -6,7 +6,7 @@ import numpy as np
 
 from nnkit.data.dataset import Dataset, stratified_indices
 from nnkit.data.image import SUFFIXES, open_image
-from nnkit.errors import DataError, UsageError
+from nnkit.errors import DataError, UsageError, whole_number
 
 _TRAIN, _TEST = ("train",), ("test", "val", "valid", "validation")
 
@@ -42,8 +42,7 @@ def load_folder(
     UsageError
         If an option is out of range.
     """
-    if not isinstance(image_size, int) or isinstance(image_size, bool) or not 1 <= image_size <= 4096:
-        raise UsageError(f"image_size: expected a whole number from 1 to 4096, got {image_size!r}")
+    whole_number("image_size", image_size, 1, 4096)
     if not isinstance(test_fraction, float) or not 0 < test_fraction < 1:
         raise UsageError(f"test_fraction: expected a number between 0 and 1, got {test_fraction!r}")
     root = Path(root)
@@ -57,7 +56,7 @@ def load_folder(
         class_names = _class_folders(root)
         paths, labels = _pictures(root, class_names)
         held_out = np.zeros(len(paths), bool)
-        held_out[stratified_indices(labels, len(class_names), test_fraction, seed)] = True
+        held_out[stratified_indices(labels, len(class_names), test_fraction, seed, "test_fraction")] = True
         chosen = np.flatnonzero(held_out != train)
         paths, labels = [paths[i] for i in chosen], labels[chosen]
     images = np.empty((len(paths), image_size, image_size, 3), np.uint8)

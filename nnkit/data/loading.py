@@ -185,7 +185,7 @@ def _mnist_family(
 
 
 def _absent(folder: Path) -> str:
-    return "" if folder.is_dir() else " (which does not exist)"
+    return "" if folder.is_dir() else " (which is no folder)" if folder.exists() else " (which does not exist)"
 
 
 def _folder(

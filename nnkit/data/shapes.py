@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nnkit.data.dataset import Dataset
-from nnkit.errors import UsageError
+from nnkit.errors import whole_number
 
 SIZE = 32  # pixels along each side
 _CHUNK = 250  # images drawn at a time, each chunk from its own generator: fewer images are a prefix of more
@@ -49,8 +49,7 @@ def make_shapes(n: int, seed: int = 0, stream: int = 0) -> Dataset:
     ['circle', 'triangle', 'square']
     """
     for name, value in (("n", n), ("seed", seed), ("stream", stream)):
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 0:
-            raise UsageError(f"shapes: {name}: expected a whole number ≥ 0, got {value!r}")
+        whole_number(f"shapes: {name}", value, 0)
     images = np.empty((n, SIZE, SIZE, 3), np.uint8)
     labels = np.empty(n, np.int64)
     for start in range(0, n, _CHUNK):

@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from nnkit._ext import memory
+from nnkit.errors import UsageError
 
 Pair = tuple[int, int]
 Axes = tuple[int, ...]
 Layout = tuple[tuple[int, ...], Axes]  # logical shape, and the axes from the slowest in memory to the fastest
+_LARGEST = 2**20 - 1  # window, stride or padding: what the kernels admit
 
 
 def floats(where: str, *arrays: ArrayLike | None) -> list[Any]:
@@ -21,16 +23,17 @@ def floats(where: str, *arrays: ArrayLike | None) -> list[Any]:
             continue
         if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
             raise TypeError(f"{where}: expected real numbers (float32 or float64), got an array of {array.dtype}")
-        wide |= array.dtype == np.float64
+        wide |= array.dtype.kind == "f" and array.dtype.itemsize == 8  # in either byte order
     dtype = np.float64 if wide else np.float32
-    return [None if a is None else a.astype(dtype, copy=False) for a in converted]
+    return [None if a is None else a.astype(dtype, copy=not a.flags.aligned) for a in converted]
 
 
 def pair(where: str, name: str, value: int | tuple[int, int], minimum: int) -> Pair:
     """Read an option that is one integer, or one for each of (vertical, horizontal)."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(values) != 2 or not all(isinstance(v, (int, np.integer)) and v >= minimum for v in values):
-        raise ValueError(f"{where}: expected {name} to be an integer >= {minimum} or a pair of them, got {value!r}")
+    if len(values) != 2 or not all(isinstance(v, (int, np.integer)) and minimum <= v <= _LARGEST for v in values):
+        wanted = f"an integer from {minimum} to {_LARGEST:,} or a pair of them"
+        raise UsageError(f"{where}: expected {name} to be {wanted}, got {value!r}")
     return int(values[0]), int(values[1])
 
 
@@ -39,7 +42,7 @@ def window_output(where: str, size: Pair, kernel_size: Pair, stride: Pair, paddi
     height, width = size[0] + 2 * padding[0], size[1] + 2 * padding[1]
     if kernel_size[0] > height or kernel_size[1] > width:
         window = f"{kernel_size[0]}×{kernel_size[1]}"
-        raise ValueError(f"{where}: expected an image of at least {window} pixels, got {height}×{width} with padding")
+        raise UsageError(f"{where}: expected an image of at least {window} pixels, got {height}×{width} with padding")
     return (height - kernel_size[0]) // stride[0] + 1, (width - kernel_size[1]) // stride[1] + 1
 
 
@@ -55,8 +58,8 @@ def channels_first(nhwc: np.ndarray) -> np.ndarray:
     return nhwc.transpose(0, 3, 1, 2)
 
 
-def upstream(where: str, dout: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """Check that a gradient from above has the shape of the output, and give it the type of the forward pass."""
+def upstream(where: str, dout: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike | None) -> np.ndarray:
+    """Check that a gradient from above has the shape of the output, and give it a type; None keeps its own."""
     gradient = np.asarray(dout, dtype)
     if gradient.shape != shape:
         raise ValueError(f"{where}: expected dout of the output's shape {shape}, got {gradient.shape}")
@@ -73,10 +76,12 @@ def destination(where: str, name: str, out: np.ndarray | None, shape: tuple[int,
     """Return the caller's array for a parameter's gradient, checked, or a new one."""
     if out is None:
         return memory.empty(shape, dtype)
-    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-        got = f"{out.dtype} {out.shape}"
-        raise ValueError(f"{where}: expected {name} to be a C-contiguous {np.dtype(dtype)} array {shape}, got {got}")
-    return out
+    # carray: C-contiguous, aligned and writable
+    if isinstance(out, np.ndarray) and out.shape == shape and out.dtype == dtype and out.flags.carray:
+        return out
+    got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else f"a {type(out).__name__}"
+    wanted = f"a writable C-contiguous {np.dtype(dtype)} array {shape}"
+    raise ValueError(f"{where}: expected {name} to be {wanted}, got {got}")
 
 
 def layout(x: np.ndarray) -> Layout:

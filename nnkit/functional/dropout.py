@@ -48,8 +48,8 @@ def dropout_forward(
     (x,) = _arrays.floats("dropout", x)
     if not training or p == 0:
         return x, None
-    if rng is None:
-        raise ValueError("dropout: expected rng, a numpy.random.Generator, in training")
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"dropout: expected rng, a numpy.random.Generator, in training, got {rng!r}")
     layout = _arrays.layout(x)
     draws = memory.empty(x.size, np.float32)
     rng.random(dtype=np.float32, out=draws)

@@ -59,7 +59,9 @@ def cross_entropy_forward(
     n, classes = scores.shape
     by_class = _weights("cross_entropy", "class_weight", class_weight, classes)
     by_row = _weights("cross_entropy", "sample_weight", sample_weight, n)
-    total = float(by_row @ by_class[labels]) or 1.0
+    total = float(by_row @ by_class[labels])
+    if total == 0:  # with label smoothing, other classes' weights would still count
+        by_row, total = np.zeros(n), 1.0
     with np.errstate(invalid="ignore", over="ignore"):  # a loss that is not finite is for the caller to judge
         log_p = scores - scores.max(axis=1, keepdims=True)
         log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))

@@ -1,5 +1,6 @@
 """Normalisation: over the batch, over each example, over groups of channels."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ def batch_norm_forward(
     ------
     ValueError
         If shapes do not fit, or if there is only one value per channel in training.
+    TypeError
+        If an array does not hold real numbers, or a running statistic cannot be updated in place.
 
     Examples
     --------
@@ -60,8 +63,11 @@ def batch_norm_forward(
     x, weight, bias = _arrays.floats("batch_norm", x, weight, bias)
     if x.ndim not in (2, 4):
         raise ValueError(f"batch_norm: expected x of shape (N, C) or (N, C, H, W), got {x.shape}")
-    named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    for name, array in named.items():
+    statistics = {"running_mean": running_mean, "running_var": running_var}
+    for name, array in statistics.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not (array.flags.writeable or not training):
+            raise TypeError(f"batch_norm: expected {name} to be an array of floats, writable in training")
+    for name, array in {"weight": weight, "bias": bias, **statistics}.items():
         _arrays.check_shape("batch_norm", name, array, x.shape[1:2])
     rows = _rows(x)
     if training:
@@ -231,11 +237,11 @@ def group_norm_forward(
     if x.ndim not in (2, 4):
         raise ValueError(f"group_norm: expected x of shape (N, C) or (N, C, H, W), got {x.shape}")
     n, channels = x.shape[:2]
-    if num_groups < 1 or channels % num_groups:
+    if not isinstance(num_groups, (int, np.integer)) or num_groups < 1 or channels % num_groups:
         raise ValueError(f"group_norm: expected a number of groups that divides {channels} channels, got {num_groups}")
     for name, array in (("weight", weight), ("bias", bias)):
         _arrays.check_shape("group_norm", name, array, (channels,))
-    grouped = (n, -1, num_groups, channels // num_groups)
+    grouped = (n, math.prod(x.shape[2:]), num_groups, channels // num_groups)
     rows = _rows(x)
     out, x_hat, inverse_std = _normalise(rows.reshape(grouped), (1, 3), eps)
     out = out.reshape(rows.shape)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from nnkit._ext import kernels, memory
+from nnkit.errors import UsageError
 from nnkit.functional import _arrays
 
 
@@ -221,7 +222,7 @@ def window_options(
     steps = kernel if stride is None else _arrays.pair(where, "stride", stride, 1)
     margin = _arrays.pair(where, "padding", padding, 0)
     if 2 * margin[0] > kernel[0] or 2 * margin[1] > kernel[1]:
-        raise ValueError(f"{where}: expected padding of at most half the kernel size {kernel}, got {margin}")
+        raise UsageError(f"{where}: expected padding of at most half the kernel size {kernel}, got {margin}")
     return kernel, steps, margin
 
 

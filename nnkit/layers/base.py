@@ -1,6 +1,7 @@
 """What every layer is: parameters, their gradients, and a pair of passes."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ class Layer:
         UsageError
             If the layer does not fit such an input.
         """
-        shape = tuple(input_shape)
+        shape = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
         if not shape or not all(isinstance(size, (int, np.integer)) and size > 0 for size in shape):
             raise UsageError(f"{self.label}: expected an input shape of positive integers, got {input_shape!r}")
         if np.dtype(dtype) not in (np.float32, np.float64):

@@ -27,16 +27,18 @@ class Flatten(Layer):
         x = np.asarray(x)
         if training:
             self.keep(_arrays.layout(x))
+        rows = x.shape[0], math.prod(x.shape[1:])  # not -1, which an empty batch cannot tell
         if x.flags.c_contiguous:
-            return x.reshape(x.shape[0], -1)
+            return x.reshape(rows)
         out = memory.empty(x.shape, x.dtype)
         out[...] = x
-        return out.reshape(x.shape[0], -1)
+        return out.reshape(rows)
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """Return dout in the input's shape and memory layout, as the layer below wants it."""
         layout = self.take()
-        folded = np.asarray(dout).reshape(layout[0])
+        shape = layout[0]
+        folded = _arrays.upstream(self.label, dout, (shape[0], math.prod(shape[1:])), None).reshape(shape)
         if _arrays.layout(folded) == layout:
             return folded
         dx = _arrays.shaped(memory.empty(folded.size, folded.dtype), layout)

@@ -97,6 +97,8 @@ class Model(Layer):
             If the model is not built.
         ValueError
             If a layer gets an input that it was not built for; it is named.
+        TypeError
+            If `x` does not hold real numbers.
         """
         self._require_built()
         x = np.asarray(x)
@@ -377,6 +379,12 @@ class Model(Layer):
         self._require_built()
         if self._flat is None:
             raise UsageError(f"{self.label}: only the whole model has flat_params and flat_grads, not its parts")
+        for name, array in self.named_parameters().items():
+            if array.size and not np.may_share_memory(array, self._flat[0]):  # an optimizer's step would not reach it
+                raise UsageError(
+                    f"{self.label}: {name!r} is no longer part of flat_params: it was assigned anew (write into it "
+                    f"instead, with [...] =), or its layer was built or copied into another model"
+                )
         return self._flat
 
     def _pack(self) -> None:

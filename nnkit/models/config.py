@@ -57,7 +57,10 @@ def model_from_config(config: dict[str, Any]) -> Model:
     >>> model_from_config({"type": "Sequential", "layers": {"fc": {"type": "Linear", "out_features": 10}}})
     Sequential(fc: Linear(10))
     """
-    model = _layer(config, "model")
+    try:
+        model = _layer(config, "model")
+    except RecursionError as error:
+        raise CheckpointError("model: expected layers in layers to end somewhere, got too many levels") from error
     if not isinstance(model, Model):
         raise CheckpointError(f"model: expected a Sequential or Residual, got {type(model).__name__}")
     return model
@@ -78,7 +81,7 @@ def _layer(config: Any, where: str) -> Layer:
             return _TYPES[kind](**arguments)
     except CheckpointError:
         raise
-    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{where}: expected the settings of a {kind}, got {str(arguments)[:80]}: {error}"
         ) from error

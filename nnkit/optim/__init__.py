@@ -93,7 +93,9 @@ def create(name: str, **options: Any) -> Optimizer:
     return kind(**{**implied, **_known_options(f"optimizer {name!r}", kind, options)})
 
 
-def create_schedule(name: str, *, warmup_epochs: float = 0.0, start_factor: float = 1 / 3, **options: Any) -> Schedule:
+def create_schedule(
+    name: str, *, warmup_epochs: float = 0.0, start_factor: float | None = None, **options: Any
+) -> Schedule:
     """Make a schedule by name.
 
     Parameters
@@ -113,7 +115,7 @@ def create_schedule(name: str, *, warmup_epochs: float = 0.0, start_factor: floa
     Raises
     ------
     UsageError
-        The name or an option is unknown; the message names the nearest.
+        The name or an option is unknown; the message names the nearest. Or `start_factor` has no warm-up to start.
 
     Examples
     --------
@@ -122,7 +124,11 @@ def create_schedule(name: str, *, warmup_epochs: float = 0.0, start_factor: floa
     """
     kind = SCHEDULES[_known("schedule", name, SCHEDULES)]
     schedule = kind(**_known_options(f"schedule {name!r}", kind, options))
-    return LinearWarmup(warmup_epochs, schedule, start_factor) if warmup_epochs else schedule
+    if warmup_epochs:
+        return LinearWarmup(warmup_epochs, schedule, 1 / 3 if start_factor is None else start_factor)
+    if start_factor is not None:
+        raise UsageError("start_factor: is where a warm-up starts; give warmup_epochs, too")
+    return schedule
 
 
 def _known_options(of: str, kind: Callable[..., Any], options: Mapping[str, Any]) -> Mapping[str, Any]:

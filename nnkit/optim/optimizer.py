@@ -3,6 +3,7 @@
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,7 +47,7 @@ class Optimizer:
             self._ranges = [(0, None, 1.0, self.weight_decay)]
 
     def bind(self, slices: Mapping[str, slice]) -> None:
-        """Look up which parts of the flat array the groups' names are.
+        """Begin with the parameters of a model: look up where the groups' names are, forget what was of another model.
 
         Parameters
         ----------
@@ -71,7 +72,7 @@ class Optimizer:
                 ranges[-1] = (ranges[-1][0], place.stop, *settings)
             else:
                 ranges.append((place.start, place.stop, *settings))
-        self._ranges = ranges
+        self._ranges, self.state, self.steps = ranges, {}, 0
 
     def step(self, params: np.ndarray, grads: np.ndarray) -> None:
         """Move the parameters by one step, in place.
@@ -80,12 +81,22 @@ class Optimizer:
         ----------
         params, grads : ndarray of shape (P,)
             All parameters and their gradients; contiguous, of one type, float32 or float64.
+
+        Raises
+        ------
+        ValueError
+            The arrays do not fit each other, or not the model that the optimizer was bound to or has stepped before.
+        UsageError
+            There are groups, and `bind` was not called.
         """
         if params.ndim != 1 or params.shape != grads.shape or params.dtype != grads.dtype:
             received = f"{params.dtype} {params.shape} and {grads.dtype} {grads.shape}"
             raise ValueError(f"optimizer: parameters and gradients must be flat and of one type, got {received}")
         if self._ranges is None:
             raise UsageError("optimizer: its groups are names; call optimizer.bind(model.parameter_slices()) first")
+        bound = self._ranges[-1][1] if self._ranges else 0
+        if bound not in (None, params.size) or any(array.shape != params.shape for array in self.state.values()):
+            raise ValueError(f"optimizer: it was at work on another model, not on one of {params.size} parameters")
         if not self.state:
             self.state = {name: np.full_like(params, self._state_start(name)) for name in self.state_names}
         self.steps += 1
@@ -173,7 +184,7 @@ def check_below_one(**settings: float) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _checked_group(group: Mapping[str, Any]) -> dict[str, Any]:

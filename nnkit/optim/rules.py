@@ -1,4 +1,4 @@
-"""The rules: how a gradient becomes a step. Formulas and defaults are PyTorch's.
+"""The rules: how a gradient becomes a step. Formulas and defaults are PyTorch's (but SGD's rate, 0.001 there).
 
 In all of them g is the gradient, p the parameters and lr the rate. SGD and Adam are fused kernels; the same rules in
 plain NumPy are `sgd_step` and `adam_step` in `nnkit/_ext/reference.py`.

@@ -6,7 +6,7 @@ rate is multiplied by in the step `step` (counted from 0). So a resumed run need
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Literal
 
 from nnkit.errors import UsageError
@@ -48,13 +48,13 @@ class Schedule:
         """Take over what `state_dict` returned."""
 
     def config(self) -> dict[str, Any]:
-        """Return the settings, with the class's name under "type"; fit for JSON.
+        """Return the settings, those of a dataclass, with the class's name under "type"; fit for JSON.
 
         Returns
         -------
         dict
         """
-        return {"type": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        return {"type": type(self).__name__, **(asdict(self) if is_dataclass(self) else {})}
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,7 @@ def shorten(name: str, length: int) -> str:
 
 def whole_percent(rate: float) -> str:
     """Return a rate as whole percents, without rounding to none or all what is not."""
-    if 0 < rate < 0.005:
+    text = f"{rate:.0%}"
+    if text == "0%" and rate > 0:
         return "<1%"
-    return ">99%" if 0.995 <= rate < 1 else f"{rate:.0%}"
+    return ">99%" if text == "100%" and rate < 1 else text

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnkit import models, optim
-from nnkit.data import Augment, Dataset, load_splits
+from nnkit.data import Augment, Dataset
+from nnkit.data import load as load_data
 from nnkit.data.loading import LOADERS
 from nnkit.errors import UsageError, did_you_mean
 from nnkit.layers import CrossEntropyLoss, MultiMarginLoss
@@ -34,9 +35,9 @@ class DataSettings:
     """Section `[data]`: which images, which of them validate, and how pixels become numbers.
 
     `validation` is a number of training images or a fraction of them. `normalize` is "standard" (per channel, by mean
-    and standard deviation of the training part) or "unit" (pixels in [0, 1]). `dir` is the folder that holds the data;
-    the command line's `--data` goes before it. `options` are those of the data set, as in `nnkit.data.load`; in TOML
-    they stand beside the others.
+    and standard deviation of the training part) or "unit" (pixels in [0, 1]). `dir` is the folder that holds the data,
+    a relative one starting from the working directory; the command line's `--data` goes before it. `options` are those
+    of the data set, as in `nnkit.data.load`; in TOML they stand beside the others.
     """
 
     name: str
@@ -67,6 +68,8 @@ class DataSettings:
         """
         name, _ = _named(table, "data", LOADERS)
         checked = check_options(table, "data", cls, LOADERS[name], skip=["options", *_POSITIONAL])
+        if "dir" in checked:  # absolute, so that a run's config.toml holds wherever it is read
+            checked["dir"] = str(Path(checked["dir"]).expanduser().resolve())
         own = [item.name for item in dataclasses.fields(cls)]
         options = {key: value for key, value in checked.items() if key not in own}
         return cls(**{key: value for key, value in checked.items() if key in own}, options=options)
@@ -82,8 +85,40 @@ class DataSettings:
         Returns
         -------
         training, test : Dataset
+
+        Raises
+        ------
+        UsageError, DataError
+            As `load_part` raises them.
         """
-        return load_splits(self.name, self.dir, classes=self.classes, download=download, **self.options)
+        return self.load_part(True, download), self.load_part(False, download)
+
+    def load_part(self, train: bool, download: bool = False) -> Dataset:
+        """Load the training or the test images.
+
+        Parameters
+        ----------
+        train : bool
+            The training images rather than the test images.
+        download : bool, default False
+            Fetch what is missing.
+
+        Returns
+        -------
+        Dataset
+
+        Raises
+        ------
+        UsageError
+            If an option or a class is unknown, or no image is left.
+        DataError
+            If files are missing, damaged or not what they should be.
+        """
+        options = {"classes": self.classes, "download": download, **self.options}
+        dataset = load_data(self.name, self.dir, train=train, **options)
+        if len(dataset) == 0:
+            raise UsageError(f"data: expected at least one {'training' if train else 'test'} image, got none")
+        return dataset
 
 
 @dataclass(frozen=True)
@@ -147,6 +182,8 @@ class Recipe:
         if "data" in parts:
             parts["data"] = DataSettings.from_settings(parts["data"])
         recipe = cls(**check_options(parts, "", cls))
+        if not recipe.name or Path(recipe.name).name != recipe.name:
+            raise UsageError(f"name: expected one that can name a folder, got {recipe.name!r}")
         if recipe.seed < 0:
             raise UsageError(f"seed: expected 0 or more, got {recipe.seed}")
         recipe.create_model(num_classes=2)
@@ -207,7 +244,9 @@ class Recipe:
         return MultiMarginLoss()
 
     def to_settings(self) -> dict[str, Any]:
-        """Return every setting, defaults included, such that `from_settings` makes the same recipe of them.
+        """Return all settings such that `from_settings` makes the same recipe of them.
+
+        Defaults are included, but for options that belong to the data set, model, optimizer or schedule named.
 
         Returns
         -------

@@ -26,21 +26,31 @@ def dumps(settings: Mapping[str, Any]) -> str:
     classes = ["cat", "dog"]
     augment = { flip = true }
     """
-    plain = [f"{_key(key)} = {_value(value)}" for key, value in settings.items() if not isinstance(value, Mapping)]
+    plain = [f"{_key(key)} = {dumps_value(value)}" for key, value in settings.items() if not isinstance(value, Mapping)]
     sections = [
-        "\n".join([f"[{_key(name)}]", *(f"{_key(key)} = {_value(value)}" for key, value in table.items())])
+        "\n".join([f"[{_key(name)}]", *(f"{_key(key)} = {dumps_value(value)}" for key, value in table.items())])
         for name, table in settings.items()
         if isinstance(table, Mapping)
     ]
     return "\n\n".join(["\n".join(plain), *sections]) + "\n"
 
 
-def _key(key: str) -> str:
-    bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
-    return key if bare else _value(key)
+def dumps_value(value: Any) -> str:
+    """Return one value as TOML writes it, on one line.
 
+    Parameters
+    ----------
+    value : str, number, bool, list or dict
 
-def _value(value: Any) -> str:
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> dumps_value(["cat", 1.5, True])
+    '["cat", 1.5, true]'
+    """
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
@@ -48,5 +58,10 @@ def _value(value: Any) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{_key(key)} = {_value(item)}' for key, item in value.items())} }}"
-    return f"[{', '.join(map(_value, value))}]"
+        return f"{{ {', '.join(f'{_key(key)} = {dumps_value(item)}' for key, item in value.items())} }}"
+    return f"[{', '.join(map(dumps_value, value))}]"
+
+
+def _key(key: str) -> str:
+    bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
+    return key if bare else dumps_value(key)

@@ -54,6 +54,8 @@ class BuildKernels(build_ext):
 
     def skip(self, reason):
         self.extensions = []
+        for left_over in Path(self.build_lib, EXT).glob("compiled.*"):  # from a build that had a compiler
+            left_over.unlink()
         print(f"nnkit: compiled kernels left out, NumPy will be used instead: {reason}", file=sys.stderr)
 
     def compiles(self, source, flags):

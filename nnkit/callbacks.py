@@ -25,7 +25,7 @@ class StopTraining(Exception):  # noqa: N818 - a wish, not an error
 
 
 def print_epoch(solver: Solver) -> None:
-    """Print one line with the figures of the epoch that has just ended.
+    """Print one line with the figures of the epoch that has just ended: loss and accuracy, training and validation.
 
     Parameters
     ----------
@@ -39,15 +39,14 @@ def print_epoch(solver: Solver) -> None:
     >>> history.append(epoch=1, step=10, train_loss=2.0, train_accuracy=0.25, val_loss=1.8, val_accuracy=0.3,
     ...                lr=0.1, grad_norm=1.0, seconds=2.0, images_per_second=320.0)
     >>> print_epoch(SimpleNamespace(history=history, epochs=5))
-    epoch 1/5  loss 2.0000  accuracy 25.0%  validation loss 1.8000  accuracy 30.0%  best  2.0 s  320 images/s
+    epoch 1/5  loss 2.000 acc 25.0%  val 1.800 30.0%  best  2.0 s  320 images/s
     """
     row = solver.history.row(-1)
     parts = [
         f"epoch {row['epoch']:{len(str(solver.epochs))}}/{solver.epochs}",
-        f"loss {row['train_loss']:.4f}",
-        f"accuracy {row['train_accuracy']:.1%}",
+        f"loss {row['train_loss']:.3f} acc {row['train_accuracy']:.1%}",
     ]
     if row["val_loss"] is not None:
         best = "best" if solver.history.best_epoch == row["epoch"] else "    "
-        parts += [f"validation loss {row['val_loss']:.4f}", f"accuracy {row['val_accuracy']:.1%}", best]
+        parts += [f"val {row['val_loss']:.3f} {row['val_accuracy']:.1%}", best]
     print("  ".join([*parts, f"{row['seconds']:.1f} s", f"{row['images_per_second']:.0f} images/s"]), flush=True)

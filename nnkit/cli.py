@@ -20,10 +20,13 @@ import nnkit
 from nnkit import metrics, recipes, runs
 from nnkit._ext import set_num_threads
 from nnkit.callbacks import print_epoch
+from nnkit.data import cifar
+from nnkit.data.loading import data_folder
 from nnkit.errors import UsageError
 from nnkit.info import describe_machine, render_machine
 from nnkit.recipes import toml
-from nnkit.solver import Solver, TrainingInterrupted
+from nnkit.signals import Interrupted, raising_on_sigterm
+from nnkit.solver import Solver
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,11 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         options = _parser().parse_args([a for a in arguments if a != "--debug"])
-        options.command(options)
-        sys.stdout.flush()
+        with raising_on_sigterm():
+            status = options.command(options)
+            sys.stdout.flush()
     except SystemExit as exit_:  # argparse: --help, --version, wrong use
         return int(exit_.code or 0)
-    except TrainingInterrupted as interrupt:
+    except Interrupted as interrupt:
         return _fail(str(interrupt), 128 + interrupt.signum)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
@@ -66,21 +70,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(_one_line(error), 2 if isinstance(error, UsageError) else 1)
-    return 0
+    return status or 0
 
 
 def _train(options: argparse.Namespace) -> None:
     # With --json, stdout is for the answer alone.
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
-        figures = _train_and_tell(options)
-    print(json.dumps(figures) if options.json else _what_next(figures))
+        figures, data_dir = _train_and_tell(options)
+    print(json.dumps(figures) if options.json else _what_next(figures, data_dir))
 
 
-def _train_and_tell(options: argparse.Namespace) -> dict[str, Any]:
+def _train_and_tell(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
+    """Return the figures, and the data folder if one was named."""
     if options.threads is not None:
         set_num_threads(options.threads)
     folder = Path(options.out) if options.out else None
-    source = options.recipe or "quickstart"
+    source = "quickstart" if options.recipe is None else options.recipe
     if options.resume is not None:
         folder = _folder_to_resume(options)
         source = folder / runs.CONFIG
@@ -98,14 +103,14 @@ def _train_and_tell(options: argparse.Namespace) -> dict[str, Any]:
         f"test accuracy {figures['test_accuracy']:.2%} on {figures['test_images']:,} images, "
         f"with the weights of epoch {figures['best_epoch']}; {figures['seconds']:.0f} s of training"
     )
-    return figures
+    return figures, options.data or recipe.data.dir
 
 
 def _folder_to_resume(options: argparse.Namespace) -> Path:
     """Return the run that `--resume` names, else that of `--out`, else the newest (of the recipe, if one is named)."""
     if options.resume and options.out and Path(options.resume) != Path(options.out):
         raise UsageError(f"--resume {options.resume} and --out {options.out} name two runs; give one of them")
-    run, asked = options.resume or options.out, recipes.load(options.recipe).name if options.recipe else None
+    run, asked = options.resume or options.out, None if options.recipe is None else recipes.load(options.recipe).name
     folder = runs.find(run) if run else runs.newest(asked)
     found = recipes.load(folder / runs.CONFIG).name
     if asked not in (None, found):
@@ -132,7 +137,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
     return [*options.set, *(f"{key}={value}" for key, value in named.items() if value is not None)]
 
 
-def _what_next(figures: dict[str, Any]) -> str:
+def _what_next(figures: dict[str, Any], data_dir: str | None) -> str:
     run, names = shlex.quote(figures["run"]), recipes.names()
     lines = [
         f"look at  {run}/report.html",
@@ -141,7 +146,11 @@ def _what_next(figures: dict[str, Any]) -> str:
         f"  nnkit evaluate {run}",
     ]
     if figures["recipe"] in names[:-1]:
-        lines.append(f"  nnkit train {names[names.index(figures['recipe']) + 1]} --download")
+        following = names[names.index(figures["recipe"]) + 1]
+        where = f" --data {shlex.quote(data_dir)}" if data_dir else ""
+        is_there = cifar.find(cifar.CIFAR10, data_folder(data_dir))  # all but the first recipe are for CIFAR-10
+        brief = " --epochs 1" if following == names[-1] else ""  # the last one takes hours
+        lines.append(f"  nnkit train {following}{where}{brief}{'' if is_there else ' --download'}")
     return "\n".join(lines)
 
 
@@ -154,15 +163,19 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(metrics.classification_report(np.array(figures["confusion_matrix"]), figures["class_names"]))
 
 
-def _predict(options: argparse.Namespace) -> None:
-    answers = runs.predict(options.run, options.images, options.top)
+def _predict(options: argparse.Namespace) -> int:
+    errors: list[Exception] = []
+    answers = runs.predict(options.run, options.images, options.top, on_error=errors.append)
+    for error in errors:
+        _fail(_one_line(error), 1)
     if options.json:
         print(json.dumps(answers))
-        return
+        return int(bool(errors))
     for answer in answers:
         print(answer["image"])
         for entry in answer["classes"]:
             print(f"  {entry['probability']:7.2%}  {entry['name']}")
+    return int(bool(errors))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -235,7 +248,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], description: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int | None], description: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=description, description=description, allow_abbrev=False)
         sub.set_defaults(command=run)
         return sub

@@ -170,7 +170,7 @@ def _story(figures: dict[str, Any]) -> str:
             f"The weights kept are those of epoch {figures['best_epoch']}, the best on the validation images "
             f"({figures['val_accuracy']:.2%})."
         )
-    sentences.append("The test images were looked at once, at the end.")
+    sentences.append("The test images were looked at only when the training was over; nothing was chosen by them.")
     return " ".join(sentences)
 
 

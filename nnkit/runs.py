@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import re
 import shlex
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,7 @@ from nnkit.interop.torch import write_state
 from nnkit.models import Model
 from nnkit.recipes import Recipe, toml
 from nnkit.report import write_report
+from nnkit.signals import Interrupted
 from nnkit.solver import Solver, TrainingInterrupted
 
 RUNS = Path("runs")
@@ -173,7 +177,7 @@ def train(
     callbacks: Sequence[Callable[[Solver], object]] = (),
     say: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
-    """Train a recipe, look at the test set once, and leave a complete run folder.
+    """Train a recipe, then look at the test set, and leave a complete run folder.
 
     Parameters
     ----------
@@ -217,24 +221,52 @@ def train(
     say(f"data    {recipe.data.name}: {counts} of {shape}, {training.num_classes} classes")
     say(f"model   {recipe.model['name']}, {solver.model.num_parameters:,} parameters")
     say(f"run     {folder}")
+    if resume:
+        say(f"resume  {_where(solver)}")
     if kernels.name == "reference":
         say(f"kernels {kernel_reason}; training is many times slower")
     try:
-        history = solver.train()
+        solver.train()
     except TrainingInterrupted as interrupt:
-        command = f"nnkit train --resume {shlex.quote(str(folder))}"
-        raise TrainingInterrupted(f"{interrupt}: {command}", interrupt.signum) from None
+        raise TrainingInterrupted(f"{interrupt}: {_to_resume(folder)}", interrupt.signum) from None
+    try:
+        return _finish(recipe, folder, solver, test, say)
+    except KeyboardInterrupt as interrupt:
+        message = f"interrupted, but the training is finished and saved; {_to_resume(folder)} draws the pictures"
+        raise Interrupted(message, getattr(interrupt, "signum", signal.SIGINT)) from None
+
+
+def _finish(
+    recipe: Recipe, folder: Path, solver: Solver, test: Dataset, say: Callable[[str], object]
+) -> dict[str, Any]:
+    """Look at the test set, and write the figures, the pictures and the report."""
     evaluation = evaluate_model(solver.model, test, solver.normalize)
     figures = {"recipe": recipe.name, "run": str(folder), **_training_figures(solver), **evaluation.figures()}
     with atomic_path(folder / METRICS) as path:
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     say("drawing the pictures and the report")
-    _draw(folder, solver.model, history, test, evaluation)
+    _draw(folder, solver.model, solver.history, test, evaluation)
     write_report(folder)
     return figures
 
 
+def _to_resume(folder: Path) -> str:
+    return f"nnkit train --resume {shlex.quote(str(folder))}"
+
+
+def _where(solver: Solver) -> str:
+    """Tell where a resumed training goes on."""
+    if solver.is_finished:
+        return f"finished after {solver.epoch} of {solver.epochs} epochs; only the pictures are drawn again"
+    return f"after step {solver.step:,}, in epoch {solver.epoch + 1} of {solver.epochs}"
+
+
 def _check_folder(folder: Path, resume: bool) -> None:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, expected a folder", str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "no permission to write into this folder", str(there))
     has_begun = (folder / STATE).exists() or (folder / MODEL).exists()
     if has_begun and not resume:
         raise UsageError(f"{folder} already holds a run; continue it with --resume {folder}, or give another --out")
@@ -335,7 +367,7 @@ def evaluate(run: str | Path, data_dir: str | None = None) -> dict[str, Any]:
         As the parts raise them; DataError, too, if the test images are of other classes than the run's.
     """
     folder = find(run)
-    model, metadata = load_model(folder / MODEL)
+    model, metadata = load_model(_model_file(folder))
     recipe = recipes.load(folder / CONFIG, [f"data.dir={toml.dumps_value(data_dir)}"] if data_dir else [])
     test = recipe.data.load_part(train=False)
     expected, got = (", ".join(names) for names in (_saved(metadata, "class_names", folder / MODEL), test.class_names))
@@ -345,7 +377,12 @@ def evaluate(run: str | Path, data_dir: str | None = None) -> dict[str, Any]:
     return {"run": str(folder), "recipe": recipe.name, **evaluation.figures()}
 
 
-def predict(run: str | Path, images: Sequence[str | Path], top: int = 5) -> list[dict[str, Any]]:
+def predict(
+    run: str | Path,
+    images: Sequence[str | Path],
+    top: int = 5,
+    on_error: Callable[[DataError], object] | None = None,
+) -> list[dict[str, Any]]:
     """Classify image files of any size.
 
     Parameters
@@ -356,6 +393,8 @@ def predict(run: str | Path, images: Sequence[str | Path], top: int = 5) -> list
         PNG, JPEG or anything else that Pillow reads.
     top : int, default 5
         How many classes to return for each image.
+    on_error : callable, optional
+        Called with the error of each image that cannot be read, which is then left out; if not given, it is raised.
 
     Returns
     -------
@@ -364,14 +403,20 @@ def predict(run: str | Path, images: Sequence[str | Path], top: int = 5) -> list
     """
     if top < 1:
         raise UsageError(f"top: expected at least 1, got {top}")
-    path = Path(run) if Path(run).is_file() else find(run) / MODEL
+    path = _model_file(run)
     model, metadata = load_model(path)
     channels, height, width = _image_shape(model)
     mean, std = _saved(metadata, "normalize", path)
     names = _saved(metadata, "class_names", path)
     answers = []
     for image in images:
-        pixels = data.open_image(image, size=(height, width))
+        try:
+            pixels = data.open_image(image, size=(height, width))
+        except DataError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            continue
         if channels == 1:
             pixels = pixels.mean(axis=2, keepdims=True)
         x = ((pixels / 255 - mean) / std).astype(np.float32)[None].transpose(0, 3, 1, 2)
@@ -399,7 +444,7 @@ def export(run: str | Path, kind: str, out: str | Path | None = None) -> dict[st
     dict
         The file, and what to know for using it: how many tensors, the input's shape and normalisation, the classes.
     """
-    path = Path(run) if Path(run).is_file() else find(run) / MODEL
+    path = _model_file(run)
     model, metadata = load_model(path)
     out = Path(out) if out else path.with_name({"torch": "pytorch.pt", "safetensors": "pytorch.safetensors"}[kind])
     if out.exists() and out.samefile(path):
@@ -409,6 +454,19 @@ def export(run: str | Path, kind: str, out: str | Path | None = None) -> dict[st
     tensors = write_state(out, model, kind, {key: json.dumps(value) for key, value in about.items()})
     counts = {"tensors": tensors, "parameters": model.num_parameters}
     return {"file": str(out), "model": str(path), **counts, "input_shape": model.input_shape, **about}
+
+
+def _model_file(run: str | Path) -> Path:
+    """Return the file with a run's best weights."""
+    if Path(run).is_file():
+        if Path(run).suffix != ".safetensors":
+            raise UsageError(f"{run}: expected a run folder or a {MODEL}")
+        return Path(run)
+    path = find(run) / MODEL
+    if not path.exists():
+        resume = _to_resume(path.parent)
+        raise CheckpointError(f"{path.parent}: no epoch is finished yet, so there is no {MODEL}; {resume} goes on")
+    return path
 
 
 def _saved(metadata: dict[str, Any], key: str, path: Path) -> Any:

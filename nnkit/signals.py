@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from types import FrameType
 
 
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the training after a whole step; its state is saved if the Solver has an `out` folder.
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM came.
 
     Attributes
     ----------
@@ -19,6 +19,38 @@ class TrainingInterrupted(KeyboardInterrupt):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.signum = signum
+
+
+class TrainingInterrupted(Interrupted):
+    """Ctrl-C or SIGTERM ended the training after a whole step; its state is saved if the Solver has an `out` folder."""
+
+
+@contextlib.contextmanager
+def raising_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise Interrupted for a while, as Ctrl-C raises KeyboardInterrupt; where it is ignored, it stays so.
+
+    Examples
+    --------
+    >>> try:
+    ...     with raising_on_sigterm():
+    ...         signal.raise_signal(signal.SIGTERM)
+    ... except Interrupted as interrupt:
+    ...     print(interrupt, interrupt.signum)
+    interrupted 15
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, _raise_interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _raise_interrupted(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted("interrupted", signum)
 
 
 class Interruption:
@@ -61,5 +93,5 @@ class Interruption:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
-            raise KeyboardInterrupt
+            _raise_interrupted(signum, frame)
         self.signum = signum

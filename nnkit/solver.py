@@ -197,7 +197,7 @@ class Solver:
             try:
                 if self.step == 0:
                     self._save_state()
-                while self.epoch < self.epochs and not self._is_out_of_patience():
+                while not self.is_finished:
                     with self._timing():
                         for x, y, weight in self._remaining_batches():
                             self._step(x, y, weight)
@@ -334,9 +334,12 @@ class Solver:
                 raise
         return wants_to_stop
 
-    def _is_out_of_patience(self) -> bool:
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done, or patience is at its end."""
         best = self.history.best_epoch
-        return self.patience is not None and best is not None and self.epoch - best >= self.patience
+        out_of_patience = self.patience is not None and best is not None and self.epoch - best >= self.patience
+        return out_of_patience or self.epoch >= self.epochs
 
     @contextlib.contextmanager
     def _timing(self) -> Iterator[None]:
@@ -377,8 +380,10 @@ class Solver:
 
     def _divergence(self, what: str, step: int) -> DivergenceError:
         kept = "in the model" if self.out is None else f"in {self._state_path}"
-        where = f"at step {step} (epoch {self.epoch + 1}) with lr {self.optimizer.lr:g}"
-        hint = f"try a lower rate (e.g. {self.optimizer.initial_lr / 10:g}) or gradient clipping (clip_norm=1.0)"
+        rate, initial = self.optimizer.lr, self.optimizer.initial_lr
+        origin = "" if rate == initial else f", by the schedule from optimizer.lr = {initial:g}"
+        where = f"at step {step} (epoch {self.epoch + 1}) with lr {rate:g}{origin}"
+        hint = f"try a lower rate (optimizer.lr = {initial / 10:g}) or gradient clipping (clip_norm=1.0)"
         return DivergenceError(f"{what} {where}; {hint}; the last finite weights are {kept}")
 
     def _split_data(self, data: Dataset, validation: Any) -> None:
@@ -447,8 +452,7 @@ class Solver:
         self._save_best()
         if self.out is not None:
             self.history.to_csv(self.out / "history.csv")
-        is_last = is_last or self.epoch == self.epochs or self._is_out_of_patience()
-        if is_last or self.epoch % self.checkpoint_every == 0:
+        if is_last or self.is_finished or self.epoch % self.checkpoint_every == 0:
             self._save_state()
 
     def _save_best(self) -> None:
@@ -472,14 +476,15 @@ class Solver:
         is_shown = sys.stderr.isatty() if self.progress is None else self.progress
         per_epoch = min(self.steps_per_epoch * self.batch_size, len(self.data))
         done = self.epoch * per_epoch + self.sums.images
-        look: dict[str, Any] = {"unit": " images", "unit_scale": True, "dynamic_ncols": True, "disable": not is_shown}
-        return tqdm(total=self.epochs * per_epoch, initial=done, **look)
+        # What matters most comes first: a narrow terminal cuts the end off.
+        form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}, {rate_fmt}"
+        look: dict[str, Any] = {"unit": " images", "unit_scale": True, "dynamic_ncols": True, "bar_format": form}
+        return tqdm(total=self.epochs * per_epoch, initial=done, leave=False, disable=not is_shown, **look)
 
     def _show(self, bar: "tqdm[Any]", images: int) -> None:
         if not bar.disable:
-            figures = f"loss {self.sums.mean_loss:.3f}, accuracy {self.sums.accuracy:.1%}"
             bar.set_description_str(f"epoch {self.epoch + 1}/{self.epochs}", refresh=False)
-            bar.set_postfix_str(figures, refresh=False)
+            bar.set_postfix_str(f"loss {self.sums.mean_loss:.3f} acc {self.sums.accuracy:.0%}", refresh=False)
             bar.update(images)
 
 

@@ -1,6 +1,7 @@
 """Bad input from outside, tried one by one: one clear line, the right exit status, nothing lost."""
 
 import contextlib
+import json
 import os
 import pickle
 import shutil
@@ -97,6 +98,7 @@ def test_unknown_key_and_wrong_type_in_toml(fails, tmp_path, capsys):
 def test_wrong_arguments(fails):
     assert "invalid choice: 'trane'" in fails(2, "trane")
     assert "required" in fails(2)
+    assert "unknown recipe ''" in fails(2, "train", "")
     assert "--epochs" in fails(2, "train", "--epochs", "many")
     assert "epochs" in fails(2, "train", "--epochs", "0", *SMALL)
     assert "seed" in fails(2, "train", "--seed", "-1", *SMALL)
@@ -108,6 +110,8 @@ def test_data_folder_missing_or_empty(fails, tmp_path):
         message = fails(1, "train", "cifar10-mlp", "--data", folder, "--out", tmp_path / "out")
         assert str(folder) in message
         assert "cifar-10-batches-py" in message
+        assert "--data DIR" in message
+        assert "download=True" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -165,6 +169,25 @@ def test_image_that_is_no_image(fails, run, tmp_path, kind):
         Image.fromarray(pixels).save(image)
         image.write_bytes(image.read_bytes()[:5000])
     assert "image.png" in fails(1, "predict", run, image)
+
+
+def test_good_images_beside_a_bad_one_are_classified(run, tmp_path, capsys):
+    bad, good = tmp_path / "broken.png", str(run / "example.png")
+    bad.write_text("no picture", encoding="utf-8")
+    capsys.readouterr()
+    assert main(["predict", str(run), good, str(bad), good]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("example.png") == 2
+    assert printed.err.count("\n") == 1
+    assert "broken.png" in printed.err
+    assert main(["predict", str(run), str(bad), good, "--json"]) == 1
+    assert [answer["image"] for answer in json.loads(capsys.readouterr().out)] == [good]
+
+
+def test_a_file_that_is_no_run(fails, run):
+    picture = run / "example.png"
+    for command in (["predict", picture, run], ["export", picture, "--format", "torch"]):
+        assert f"{picture}: expected a run folder or a model.safetensors" in fails(2, *command)
 
 
 def test_huge_image(fails, run, tmp_path):
@@ -228,7 +251,8 @@ def test_last_batch_of_one_with_batch_norm(tmp_path, cifar):
 def test_output_folder_not_writable(fails, tmp_path):
     (tmp_path / "file").touch()
     message = fails(1, "train", *SMALL, "--out", tmp_path / "file" / "run")
-    assert "file" in message
+    assert f"{tmp_path / 'file'}: is a file, expected a folder" in message
+    assert "file: is a file, expected a folder" in fails(1, "train", *SMALL, "--out", tmp_path / "file")
     if os.geteuid() != 0:
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o500)
@@ -338,6 +362,10 @@ def test_a_run_that_never_finished_an_epoch_is_trained_anew(fails, run, capsys):
     shutil.rmtree(run / "last.ckpt")
     (run / "model.safetensors").unlink()
     assert "nothing to resume" in fails(1, "train", "--resume", run)
+    for command in (["evaluate", run], ["predict", run, run / "example.png"]):
+        assert f"no epoch is finished yet, so there is no model.safetensors; nnkit train --resume {run}" in fails(
+            1, *command
+        )
     assert main(["train", "--out", str(run), "--epochs", "1", *SMALL]) == 0
 
 
@@ -345,8 +373,7 @@ def test_diverging_rate(fails, tmp_path):
     out = tmp_path / "out"
     rate = ["--set", "optimizer.name=sgd", "--set", "optimizer.lr=1e30", "--set", "schedule="]
     message = fails(1, "train", *SMALL, *rate, "--out", out, "--epochs", "3")
-    assert "lr 1e+30" in message
-    assert "lower rate" in message
+    assert "with lr 1e+30; try a lower rate (optimizer.lr = 1e+29)" in message
 
 
 def test_divergence_later_on_keeps_what_was_learnt(fails, tmp_path):
@@ -354,6 +381,7 @@ def test_divergence_later_on_keeps_what_was_learnt(fails, tmp_path):
     growing = ["--set", "optimizer.name=sgd", "--set", "schedule={name = 'exponential', gamma = 1e30}"]
     message = fails(1, "train", *SMALL, *growing, "--out", out, "--epochs", "4")
     assert "(epoch 2)" in message
+    assert "with lr 1e+28, by the schedule from optimizer.lr = 0.01; try a lower rate (optimizer.lr = 0.001)" in message
     assert str(out) in message
     assert History.from_csv(out / "history.csv").epoch == [1]
     for array in load_model(out / "model.safetensors")[0].state_dict().values():

@@ -1,5 +1,8 @@
+import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +15,7 @@ import pytest
 import nnkit
 from nnkit import recipes, runs
 from nnkit.checkpoint import load_model
-from nnkit.cli import main
+from nnkit.cli import _what_next, main
 from nnkit.history import History
 
 SMALL = [
@@ -61,7 +64,18 @@ def test_train_prints_a_line_an_epoch_and_what_to_try_next(trained, monkeypatch,
     for command in commands[:2]:
         assert main(command[1:]) == 0
     assert commands[2][2] in recipes.names()
+    assert max(map(len, (line for line in lines if line.startswith("epoch")))) <= 80
     capsys.readouterr()
+
+
+def test_the_next_recipe_is_suggested_with_the_data_that_are_there(tmp_path):
+    figures = {"run": "runs/x-1", "recipe": "cifar10-mlp"}
+    elsewhere = str(tmp_path / "my data")
+    assert _what_next(figures, elsewhere).endswith(f"cifar10-fc-bn-dropout --data '{elsewhere}' --download")
+    (tmp_path / "my data" / "cifar-10-batches-py").mkdir(parents=True)
+    assert _what_next(figures, elsewhere).endswith(f"cifar10-fc-bn-dropout --data '{elsewhere}'")
+    assert "cifar10-resnet18 --data" in _what_next({**figures, "recipe": "cifar10-cnn"}, elsewhere)
+    assert "--epochs 1" in _what_next({**figures, "recipe": "cifar10-cnn"}, elsewhere)
 
 
 def test_evaluate_finds_the_same_figures_again(trained, capsys):
@@ -222,3 +236,51 @@ def test_a_run_that_is_interrupted_and_resumed_ends_with_the_same_weights(undist
     again = History.from_csv(folder / "history.csv")
     assert again.train_loss == history.train_loss
     assert again.val_accuracy == history.val_accuracy
+
+
+def test_resume_says_where_it_goes_on(trained, tmp_path, capsys):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "resume  finished after 2 of 2 epochs; only the pictures are drawn again" in capsys.readouterr().out
+    assert main(["train", "--resume", str(run), "--epochs", "3"]) == 0
+    assert "resume  after step 90, in epoch 3 of 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_after_the_training(trained, tmp_path, capsys, monkeypatch, signum):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    monkeypatch.setattr(runs, "_draw", lambda *_: signal.raise_signal(signum))
+    assert main(["train", "--resume", str(run)]) == 128 + signum
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"the training is finished and saved; nnkit train --resume {run} draws the pictures" in error
+
+
+def test_sigterm_outside_the_training(trained, capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(runs, "evaluate_model", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert main(["evaluate", str(trained[0])]) == 143
+    assert capsys.readouterr().err == "nnkit: interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_progress_bar_shows_loss_and_accuracy_and_goes_away(columns, tmp_path):
+    pty = pytest.importorskip("pty")
+    command = [sys.executable, "-m", "nnkit", "train", "--out", str(tmp_path / "run"), "--epochs", "1", *SMALL]
+    ours, theirs = pty.openpty()
+    size = f"stty rows 24 cols {columns}"
+    subprocess.run(["bash", "-c", size], stdin=theirs, check=True)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=ENVIRONMENT)
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # the end, on Linux
+        while part := os.read(ours, 65536):
+            seen += part
+    os.close(ours)
+    assert process.wait() == 0
+    lines = [line.strip() for line in seen.decode().split("\r")]
+    bars = [line for line in lines if line.startswith("epoch 1/1") and "acc" in line]
+    assert bars
+    assert all(re.search(r"loss \d\.\d{3} acc \d+%", line) and len(line) <= columns for line in bars)
+    assert b"\n" not in seen  # nothing is left standing

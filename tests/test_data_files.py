@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import struct
 import tarfile
 import warnings
@@ -502,9 +503,17 @@ def test_folder_is_split_otherwise(tmp_path):
 def test_folders_that_are_wrong(tmp_path):
     with pytest.raises(DataError, match="is no folder"):
         data.load("folder", tmp_path / "absent")
-    with pytest.raises(DataError, match="has 0 sub-folders"):
+    with pytest.raises(DataError, match="has no sub-folders"):
         data.load("folder", tmp_path)
-    fill(tmp_path, {"ant": 3, "bee": 0})
+    for name, absent in (("train", r"test/ \(or val/\)"), ("val", "train/")):
+        fill(tmp_path / "half" / name / name, {"ant": 1, "bee": 1})
+        with pytest.raises(DataError, match=f"has {name}/ but no {absent}: add it"):
+            data.load("folder", tmp_path / "half" / name)
+    shutil.rmtree(tmp_path / "half")
+    fill(tmp_path, {"ant": 3})
+    with pytest.raises(DataError, match="has 1 sub-folder, expected"):
+        data.load("folder", tmp_path)
+    fill(tmp_path, {"bee": 0})
     with pytest.raises(DataError, match=r"bee' has no pictures"):
         data.load("folder", tmp_path)
     (tmp_path / "bee" / "bad.png").write_text("no picture")

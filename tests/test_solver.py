@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -641,13 +642,11 @@ def test_data_that_would_spoil_the_training():
 def test_progress_bar_tells_the_figures_and_silence_otherwise(capsys):
     plain_solver(epochs=2).train()
     assert capsys.readouterr() == ("", "")
-    plain_solver(epochs=2, progress=True).train()
+    plain_solver(epochs=2, progress=True, callbacks=[lambda _: time.sleep(0.2)]).train()  # the bar moves not too often
     shown = capsys.readouterr().err
-    assert "epoch 2/2" in shown
-    assert "loss " in shown
-    assert "accuracy " in shown
-    assert "images/s" in shown
-    assert "100%" in shown
+    for part in ("epoch 2/2", "loss ", " acc ", "images/s"):
+        assert part in shown
+    assert "\n" not in shown
 
 
 # --- history ----------------------------------------------------------------------------------------------------------

@@ -71,8 +71,14 @@ def _part(root: Path, names: tuple[str, ...]) -> Path | None:
 
 def _class_folders(folder: Path) -> list[str]:
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if names and not {*names}.difference(_TRAIN, _TEST):
+        absent = "test/ (or val/)" if names[0] in _TRAIN else "train/"
+        raise DataError(
+            f"'{folder}' has {names[0]}/ but no {absent}: add it, or put the classes' folders straight into '{folder}'"
+        )
     if len(names) < 2:
-        raise DataError(f"'{folder}' has {len(names)} sub-folders, expected one for each of at least two classes")
+        count = "1 sub-folder" if names else "no sub-folders"
+        raise DataError(f"'{folder}' has {count}, expected one for each of at least two classes")
     return names
 
 

@@ -151,9 +151,7 @@ def _cifar_source(version: cifar.Version, data_dir: str | Path | None, download:
     if source is None and download:
         source = fetch(version.archive, folder)
     if source is None:
-        raise DataError(
-            f"no {version.title} in '{folder}'{_absent(folder)}: expected {version.folder}/ or {version.archive.name}"
-        )
+        raise _missing(version.title, folder, f"{version.folder}/ or {version.archive.name}")
     return source
 
 
@@ -174,18 +172,18 @@ def _mnist_family(
     paths = mnist.find(version, folder, train)
     images, labels = version.files[:2] if train else version.files[2:]
     if paths is None and download:
-        place = folder / version.folders[0]
-        paths = fetch(images, place), fetch(labels, place)
+        target = folder / version.folders[0]
+        paths = fetch(images, target), fetch(labels, target)
     if paths is None:
-        raise DataError(
-            f"no {version.title} in '{folder}'{_absent(folder)}: "
-            f"expected {version.folders[0]}/{images.name} and {version.folders[0]}/{labels.name}"
-        )
+        place = version.folders[0]
+        raise _missing(version.title, folder, f"{place}/{images.name} and {place}/{labels.name}")
     return mnist.load_mnist(version, paths, train, verify=verify)
 
 
-def _absent(folder: Path) -> str:
-    return "" if folder.is_dir() else " (which is no folder)" if folder.exists() else " (which does not exist)"
+def _missing(title: str, folder: Path, expected: str) -> DataError:
+    absent = "" if folder.is_dir() else " (which is no folder)" if folder.exists() else " (which does not exist)"
+    remedy = "give --data DIR (in Python data_dir=), set NNKIT_DATA, or fetch it with --download (download=True)"
+    return DataError(f"no {title} in '{folder}'{absent}: expected {expected}; {remedy}")
 
 
 def _folder(

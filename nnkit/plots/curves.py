@@ -54,7 +54,7 @@ def training_curves(history: Any) -> "Figure":
         _curves_panel(axes, epochs, training, validation, best, form)
         axes.set_title(label)
         axes.set_xlabel("Epoch")
-    all_axes[0].legend(frameon=False, labelcolor=INK, fontsize=9)
+    all_axes[0].legend(frameon=False, labelcolor=INK, fontsize=9, handlelength=4)  # long enough for dashes
     return figure
 
 

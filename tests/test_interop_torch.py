@@ -568,7 +568,7 @@ def test_export(torch, rng, run, capsys, tmp_path):
         (["RUN"], 2, "--format"),
         (["RUN", "--format", "safetensors", "--out", "RUN"], 1, "cannot write"),
         (["RUN", "--format", "safetensors", "--out", "RUN/model.safetensors"], 2, "is the model itself"),
-        (["RUN/history.csv", "--format", "torch"], 1, "damaged"),
+        (["RUN/history.csv", "--format", "torch"], 2, "expected a run folder"),
     ],
 )
 def test_export_refuses(run, capsys, arguments, status, message):

@@ -34,8 +34,8 @@ def sgd(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[np
     (array([0.5]), {'learning_rate': 0.25})
     """
     config = {} if config is None else config
-    config.setdefault("learning_rate", 1e-2)
-    next_w = w - config["learning_rate"] * dw
+    (lr,) = _numbers(config, learning_rate=1e-2)
+    next_w = w - lr * dw
     return next_w.astype(w.dtype, copy=False), config
 
 
@@ -61,10 +61,9 @@ def sgd_momentum(w: np.ndarray, dw: np.ndarray, config: Config | None = None) ->
     array([0.25])
     """
     config = {} if config is None else config
-    config.setdefault("learning_rate", 1e-2)
-    config.setdefault("momentum", 0.9)
+    lr, momentum = _numbers(config, learning_rate=1e-2, momentum=0.9)
     v = config.get("velocity", np.zeros_like(w))
-    v = config["momentum"] * v - config["learning_rate"] * dw
+    v = momentum * v - lr * dw
     config["velocity"] = v
     return w + v, config
 
@@ -93,14 +92,11 @@ def rmsprop(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tupl
     array([0.9, 0.9])
     """
     config = {} if config is None else config
-    config.setdefault("learning_rate", 1e-2)
-    config.setdefault("decay_rate", 0.99)
-    config.setdefault("epsilon", 1e-8)
-    decay = config["decay_rate"]
+    lr, decay, epsilon = _numbers(config, learning_rate=1e-2, decay_rate=0.99, epsilon=1e-8)
     cache = config.get("cache", np.zeros_like(w))
     cache = decay * cache + (1 - decay) * dw**2
     config["cache"] = cache
-    return w - config["learning_rate"] * dw / (np.sqrt(cache) + config["epsilon"]), config
+    return w - lr * dw / (np.sqrt(cache) + epsilon), config
 
 
 def adam(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[np.ndarray, Config]:
@@ -130,14 +126,17 @@ def adam(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[n
     (array([0.999, 0.999]), 1)
     """
     config = {} if config is None else config
-    config.setdefault("learning_rate", 1e-3)
-    config.setdefault("beta1", 0.9)
-    config.setdefault("beta2", 0.999)
-    config.setdefault("epsilon", 1e-8)
-    beta1, beta2 = config["beta1"], config["beta2"]
+    lr, beta1, beta2, epsilon = _numbers(config, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8)
     t = config.get("t", 1 if editions.is_first_edition() else 0) + 1
     m = beta1 * config.get("m", np.zeros_like(w)) + (1 - beta1) * dw
     v = beta2 * config.get("v", np.zeros_like(w)) + (1 - beta2) * dw**2
     config["t"], config["m"], config["v"] = t, m, v
     m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
-    return w - config["learning_rate"] * m_hat / (np.sqrt(v_hat) + config["epsilon"]), config
+    return w - lr * m_hat / (np.sqrt(v_hat) + epsilon), config
+
+
+def _numbers(config: Config, **defaults: float) -> list[float]:
+    """Fill in defaults, and return the settings as Python's numbers: NumPy's would make float64 of float32 weights."""
+    for name, value in defaults.items():
+        config.setdefault(name, value)
+    return [float(config[name]) for name in defaults]

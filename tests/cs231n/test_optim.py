@@ -93,3 +93,12 @@ def test_the_dictionary_is_filled_in_place_and_float32_stays(name):
 def test_adam_counts_from_one_in_2017():
     nnkit.cs231n.use_edition(2017)
     assert optim.adam(np.ones(1), np.ones(1))[1]["t"] == 2
+
+
+@pytest.mark.parametrize("rule", [optim.sgd, optim.sgd_momentum, optim.rmsprop, optim.adam])
+def test_a_rate_of_numpy_leaves_float32_alone(rule):
+    config = {"learning_rate": np.logspace(-3, -1, 3)[1]}
+    w, config = rule(np.ones(3, np.float32), np.ones(3, np.float32), config)
+    w, config = rule(w, np.ones(3, np.float32), config)
+    assert w.dtype == np.float32
+    assert all(value.dtype == np.float32 for value in config.values() if isinstance(value, np.ndarray))

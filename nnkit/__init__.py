@@ -4,6 +4,7 @@ from nnkit import data, functional, initializers, layers, metrics, models, optim
 from nnkit._ext import get_num_threads, set_num_threads
 from nnkit.checkpoint import load_model, save_model
 from nnkit.data import Augment, Dataset
+from nnkit.functional.conv import get_conv_algorithm, set_conv_algorithm
 from nnkit.history import History
 from nnkit.models import Model, Residual, Sequential
 from nnkit.solver import Solver
@@ -20,6 +21,7 @@ __all__ = [
     "Solver",
     "data",
     "functional",
+    "get_conv_algorithm",
     "get_num_threads",
     "initializers",
     "layers",
@@ -28,5 +30,6 @@ __all__ = [
     "models",
     "optim",
     "save_model",
+    "set_conv_algorithm",
     "set_num_threads",
 ]

@@ -198,6 +198,7 @@ class Solver:
                 if self.step == 0:
                     self._save_state()
                 while not self.is_finished:
+                    self._require_same_frozen()
                     with self._timing():
                         for x, y, weight in self._remaining_batches():
                             self._step(x, y, weight)
@@ -233,15 +234,16 @@ class Solver:
         model.backward(self.loss.backward(), input_gradient=False)
 
         is_last = sums.batches == self.steps_per_epoch - 1
+        params, grads = model.flat_params, model.flat_grads
         if self.clip_norm is not None:
-            sums.grad_norm = clip_grad_norm(model.flat_grads, self.clip_norm)
+            sums.grad_norm = clip_grad_norm(grads, self.clip_norm)
         elif is_last:
-            sums.grad_norm = gradient_norm(model.flat_grads)
+            sums.grad_norm = gradient_norm(grads)
         if self.clip_value is not None:
-            clip_grad_value(model.flat_grads, self.clip_value)
-        optimizer.step(model.flat_params, model.flat_grads)
+            clip_grad_value(grads, self.clip_value)
+        optimizer.step(params, grads)
         if self.ema is not None:
-            self.ema.update(model.flat_params)
+            self.ema.update(params)
 
         sums.add(loss, scores, y, weight)
         sums.lr = optimizer.lr
@@ -267,14 +269,13 @@ class Solver:
         if len(dataset) == 0:
             raise ValueError("evaluate: the data set has no images")
         sums = EpochSums()
-        with contextlib.closing(self._batches(dataset)) as stream:
-            for x, y in stream:
-                weight = dataset.sample_weight
-                if weight is not None:
-                    weight = weight[sums.images : sums.images + len(y)]
-                scores = self.model.forward(x)
-                sums.add(self.loss.forward(scores, y, weight), scores, y, weight)
-                self._raise_if_signalled()
+        for x, y in self._batches(dataset):
+            weight = dataset.sample_weight
+            if weight is not None:
+                weight = weight[sums.images : sums.images + len(y)]
+            scores = self.model.forward(x)
+            sums.add(self.loss.forward(scores, y, weight), scores, y, weight)
+            self._raise_if_signalled()
         return sums.mean_loss, sums.accuracy
 
     def _remaining_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
@@ -284,9 +285,9 @@ class Solver:
             weights = weights[epoch_order(len(self.data), self.seed, self.epoch)]
         first = self.sums.batches
         options = {"shuffle": True, "augment": self.augment, "seed": self.seed, "drop_single": True}
-        with contextlib.closing(self._batches(self.data, epoch=self.epoch, start=first, **options)) as stream:
-            for index, (x, y) in enumerate(stream, first):
-                yield x, y, None if weights is None else weights[index * size : index * size + len(y)]
+        stream = self._batches(self.data, epoch=self.epoch, start=first, **options)
+        for index, (x, y) in enumerate(stream, first):
+            yield x, y, None if weights is None else weights[index * size : index * size + len(y)]
 
     def _batches(self, dataset: Dataset, **options: Any) -> Any:
         dtype = self.model.flat_params.dtype
@@ -374,6 +375,11 @@ class Solver:
         where = f"after step {self.step} (epoch {min(self.epoch + 1, self.epochs)} of {self.epochs})"
         raise TrainingInterrupted(f"training interrupted by {signal.Signals(signum).name} {where}; {kept}", signum)
 
+    def _require_same_frozen(self) -> None:
+        """Make sure that the optimizer, bound when the Solver was made, leaves the right parameters alone."""
+        if self.model.frozen_parameters() != self._frozen:
+            raise UsageError("model: layers were frozen or unfrozen after the Solver was made; make another one")
+
     def _require_finite_weights(self) -> None:
         if not np.isfinite(self.model.flat_params).all():
             raise self._divergence("weights became NaN or infinite", self.step)
@@ -426,7 +432,8 @@ class Solver:
             for own, others in zip(self.data.class_names, dataset.class_names, strict=False):
                 if own != others:
                     raise UsageError(f"{name} set: it has class {others!r} where the training set has {own!r}")
-        self.optimizer.bind(self.model.parameter_slices())
+        self._frozen = self.model.frozen_parameters()
+        self.optimizer.bind(self.model.parameter_slices(), self._frozen)
 
     def _open_out(self, resume: bool) -> None:
         if self.out is None:

@@ -114,7 +114,7 @@ def check_gradients(
     dx = layer.backward(dout)
     arrays = {"x": (x, dx)}
     for leaf in leaves:
-        for key, array in leaf.params.items():
+        for key, array in leaf.params.items() if leaf.trainable else ():
             arrays[f"{leaf.name}.{key}" if leaf.name else key] = (array, leaf.grads[key].copy())
 
     def loss(_: np.ndarray) -> float:

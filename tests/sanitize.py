@@ -18,24 +18,33 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CC = os.environ.get("CC", "gcc")
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1"]
-FLAGS = ["-O1", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+FLAGS = ["-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-pass-failed"]
+
+PYTHON_HEADERS, SUFFIX = sysconfig.get_path("include"), sysconfig.get_config_var("EXT_SUFFIX")
 
 
-def build(package):
-    """Compile the kernels with sanitizers, and the Cython around them, whose own checks do the same, without."""
+def copy_package(folder):
+    """Copy the package, without anything built, and return the copy's path."""
+    ignored = shutil.ignore_patterns("*.so", "*.o", "compiled.c", "__pycache__")
+    return Path(shutil.copytree(ROOT / "nnkit", Path(folder, "nnkit"), ignore=ignored))
+
+
+def build(package, compiler, flags, *, kernel_flags=(), headers=(PYTHON_HEADERS,), suffix=SUFFIX):
+    """Compile the extension of a copy of the package: the kernels with `kernel_flags`, Cython's C code without."""
     ext = package / "_ext"
     subprocess.run([sys.executable, "-m", "cython", "-3", "compiled.pyx"], cwd=ext, check=True)
     sources = sorted(ext.glob("*.c"))
     commands = []
     for source in sources:
-        extra = [f"-I{sysconfig.get_path('include')}", "-O0"] if source.name == "compiled.c" else SANITIZE
-        commands.append([CC, *FLAGS, *extra, "-c", str(source), "-o", str(source.with_suffix(".o"))])
+        # Cython's own checks do what sanitizers would, and speed does not matter there.
+        extra = [*(f"-I{folder}" for folder in headers), "-O0"] if source.name == "compiled.c" else kernel_flags
+        commands.append([compiler, *flags, *extra, "-c", str(source), "-o", str(source.with_suffix(".o"))])
     running = [subprocess.Popen(command) for command in commands]
     if [process.wait() for process in running] != [0] * len(running):
         sys.exit("the kernels do not compile")
     objects = [str(source.with_suffix(".o")) for source in sources]
-    library = ext / f"compiled{sysconfig.get_config_var('EXT_SUFFIX')}"
-    subprocess.run([CC, "-shared", "-fopenmp", *SANITIZE, *objects, "-o", str(library)], check=True)
+    library = ext / f"compiled{suffix}"
+    subprocess.run([compiler, "-shared", *flags, *kernel_flags, *objects, "-o", str(library)], check=True)
 
 
 def runtime(name):
@@ -50,10 +59,8 @@ def runtime(name):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        ignored = shutil.ignore_patterns("*.so", "*.o", "compiled.c", "__pycache__")
-        shutil.copytree(ROOT / "nnkit", work / "nnkit", ignore=ignored)
+        build(copy_package(work), CC, [*FLAGS, "-O1", "-fopenmp"], kernel_flags=SANITIZE)
         shutil.copy(ROOT / "tests" / "oracles" / "test_kernels.py", work)
-        build(work / "nnkit")
         environment = os.environ | {
             "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",
             "ASAN_OPTIONS": "detect_leaks=0:strict_init_order=1:detect_stack_use_after_return=1",  # Python itself leaks

@@ -10,6 +10,7 @@ import pytest
 import nnkit
 
 PACKAGE = Path(nnkit.__file__).parent
+ARCHITECTURE = Path(__file__).parent.parent / "docs" / "architecture.md"
 
 # What each module may import from nnkit besides itself and `errors`, `files` and `_ext`.
 ALLOWED = {
@@ -91,3 +92,10 @@ def test_import_loads_nothing_heavy():
 def test_every_module_says_what_it_is():
     for path in module_files():
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+@pytest.mark.skipif(not ARCHITECTURE.exists(), reason="the documents are not installed with the package")
+def test_the_document_names_every_c_file():
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    written = [path.name for path in PACKAGE.glob("_ext/*.[ch]") if path.name != "compiled.c"]  # which Cython makes
+    assert [name for name in written if name not in text] == []

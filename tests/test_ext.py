@@ -15,6 +15,7 @@ from nnkit.errors import UsageError
 
 COMPILED = [name for name in _ext.available() if name != "reference"]
 needs_compiled = pytest.mark.skipif(not COMPILED, reason="the compiled kernels are not installed")
+needs_openmp = pytest.mark.skipif(not _ext.openmp, reason="the kernels are compiled without OpenMP")
 
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-11}
 
@@ -29,6 +30,16 @@ GEMM_SIZES = [
     (0, 4, 4),
     (4, 4, 0),
     (270, 20, 530),
+    (17, 383, 7),
+    (33, 384, 17),
+    (7, 385, 383),
+    (384, 385, 33),
+    (1, 385, 385),
+    (385, 7, 1),
+    (9, 300, 2000),
+    (20, 800, 130),
+    (300, 800, 20),
+    (520, 400, 270),
 ]
 
 # batch, height, width, channels, out_channels, kernel, stride, padding
@@ -46,6 +57,9 @@ WINDOWS = [
     (2, 40, 40, 5, 33, (3, 3), (5, 4), (0, 0)),
     (1, 64, 64, 9, 16, (3, 3), (1, 1), (1, 1)),
     (0, 4, 4, 3, 4, (3, 3), (1, 1), (1, 1)),
+    (9, 34, 35, 3, 24, (2, 2), (1, 1), (0, 0)),  # pictures: two bands each, more than there are parts
+    (2, 23, 28, 3, 72, (12, 14), (9, 7), (2, 0)),  # weights beyond the L1 cache
+    (1, 2, 1100, 1, 65, (3, 2), (1, 1), (1, 1)),  # rows longer than a band
 ]
 
 
@@ -119,12 +133,51 @@ def test_gemm(kernels, dtype, threads, size, rng):
     ]:
         a, b = laid_out(rng, (m, k), dtype, left), laid_out(rng, (k, n), dtype, right)
         for bias in (None, normal(rng, n, dtype)):
-            for accumulate in (False, True):
+            for accumulate, relu in ((False, False), (True, False), (False, True), (True, True)):
                 out = normal(rng, (m, n), dtype)
                 expected = out.copy()
-                kernels.gemm(a, b, out, bias, accumulate=accumulate)
-                reference.gemm(a, b, expected, bias, accumulate=accumulate)
+                kernels.gemm(a, b, out, bias, accumulate, relu)
+                reference.gemm(a, b, expected, bias, accumulate, relu)
                 agree(out, expected, dtype)
+
+
+@needs_compiled
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_relu_of_gemm_keeps_nan(kernels, dtype, layout, rng):
+    a, b = normal(rng, (9, 400), dtype), laid_out(rng, (400, 40), dtype, layout)
+    a[3, 399] = np.nan
+    out = np.empty((9, 40), dtype)
+    kernels.gemm(a, b, out, relu=True)
+    assert np.isnan(out[3]).all()
+    assert (np.delete(out, 3, axis=0) >= 0).all()
+
+
+@needs_compiled
+def test_threads_do_not_change_a_bit_of_gemm(kernels, dtype, rng):
+    before = _ext.get_num_threads()
+    for m, k, n in [(64, 400, 512), (1, 3000, 600), (512, 64, 800), (300, 500, 700), (1000, 385, 10)]:
+        for left, right in [("rows", "columns"), ("rows", "rows"), ("columns", "rows")]:
+            a, b = laid_out(rng, (m, k), dtype, left), laid_out(rng, (k, n), dtype, right)
+            found = []
+            for count in (1, 2):
+                _ext.set_num_threads(count)
+                out = np.empty((m, n), dtype)
+                kernels.gemm(a, b, out)
+                found.append(out.tobytes())
+            assert found[0] == found[1]
+    _ext.set_num_threads(before)
+
+
+@needs_compiled
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (0, 5), (5, 0), (64, 512), (7, 33), (1000, 17), (385, 384), (3, 2000)], ids=str
+)
+def test_column_sums(kernels, dtype, threads, shape, rng):
+    (pair,) = both(kernels, "column_sums", [normal(rng, shape, dtype)], [np.empty(shape[1], dtype)])
+    np.testing.assert_allclose(*pair, rtol=0, atol=1e-4 if dtype is np.float32 else 1e-11)
+    for wrong in [np.empty(shape[1] + 1, dtype), None, np.empty(shape[1], int)]:
+        with pytest.raises((ValueError, TypeError)):
+            kernels.column_sums(np.empty(shape, dtype), wrong)
 
 
 @needs_compiled
@@ -137,6 +190,10 @@ def test_conv2d(kernels, dtype, threads, window, rng):
     for b in (bias, None):
         (pair,) = both(kernels, "conv2d_forward", [x, weight, b], [dout], stride, padding)
         agree(*pair, dtype)
+        (rectified,) = both(kernels, "conv2d_forward", [x, weight, b], [dout], stride, padding, "direct", True)
+        agree(*rectified, dtype)
+        (plain,) = both(kernels, "conv2d_forward", [x, weight, b], [dout], stride, padding, "direct")
+        np.testing.assert_array_equal(rectified[0], np.maximum(plain[0], 0))
     (pair,) = both(kernels, "conv2d_backward_input", [dout, weight], [x], stride, padding)
     agree(*pair, dtype)
     for pair in both(kernels, "conv2d_backward_weight", [x, dout], [weight, bias], stride, padding):
@@ -146,6 +203,107 @@ def test_conv2d(kernels, dtype, threads, window, rng):
     np.testing.assert_array_equal(
         dweight, both(kernels, "conv2d_backward_weight", [x, dout], [weight, bias], stride, padding)[0][0]
     )
+
+
+# The largest error against float64, as a share of the largest number and in units of the type's rounding error.
+WINOGRAD_ERROR = {"winograd2": 20, "winograd4": 100}
+WINOGRAD_CHANNELS = [(1, 1), (3, 17), (17, 3), (24, 33), (33, 24), (8, 70)]
+
+
+def winograd_windows(channels):
+    windows = [(1, size, size, *channels, (3, 3), (1, 1), (p, p)) for size in range(1, 8) for p in range(3)]
+    windows += [(5, 7, 4, *channels, (3, 3), (1, 1), (1, 0)), (3, 21, 30, *channels, (3, 3), (1, 1), (0, 4))]
+    return [window for window in windows if min(window[1:3]) + 2 * min(window[-1]) >= 3]
+
+
+def within(actual, expected, algorithm):
+    limit = WINOGRAD_ERROR[algorithm] * np.finfo(actual.dtype).eps
+    return np.abs(actual - expected).max() <= limit * np.abs(expected).max()
+
+
+@needs_compiled
+@pytest.mark.parametrize("algorithm", WINOGRAD_ERROR)
+@pytest.mark.parametrize("channels", WINOGRAD_CHANNELS, ids=str)
+def test_winograd(kernels, dtype, threads, algorithm, channels, rng):
+    for window in winograd_windows(channels):
+        x_shape, out_shape, weight_shape = window_shapes(window)
+        x, dout, weight = (normal(rng, shape, dtype) for shape in (x_shape, out_shape, weight_shape))
+        bias, options = normal(rng, channels[1], dtype), window[-2:]
+        wide = [array.astype(float) for array in (x, weight, bias, dout)]
+        for b, relu in [(bias, False), (None, True)]:
+            expected, out = np.empty(out_shape), np.full(out_shape, np.nan, dtype)
+            reference.conv2d_forward(*wide[:2], None if b is None else wide[2], expected, *options)
+            kernels.conv2d_forward(x, weight, b, out, *options, algorithm, relu)
+            assert not relu or out.min() >= 0
+            assert within(out, np.maximum(expected, 0) if relu else expected, algorithm), window
+        expected, dx = np.empty(x_shape), np.full(x_shape, np.nan, dtype)
+        reference.conv2d_backward_input(wide[3], wide[1], expected, *options)
+        kernels.conv2d_backward_input(dout, weight, dx, *options, algorithm)
+        assert within(dx, expected, algorithm), window
+
+
+@needs_compiled
+@pytest.mark.parametrize("shape", [(64, 32, 8), (256, 256, 4), (2, 512, 6)], ids=str)
+def test_winograd_is_accurate_with_many_channels(kernels, rng, shape):
+    batch, channels, size = shape
+    x = np.maximum(rng.standard_normal((batch, size, size, channels)), 0).astype(np.float32)
+    weight = normal(rng, (channels, channels, 3, 3), np.float32) * np.float32((2 / (9 * channels)) ** 0.5)
+    expected, out = np.empty(x.shape), np.empty_like(x)
+    errors = {}
+    for name in ("conv2d_forward", "conv2d_backward_input"):
+        arrays = [x, weight] + [None] * (name == "conv2d_forward")
+        wide = [array if array is None else array.astype(float) for array in arrays]
+        getattr(reference, name)(*wide, expected, (1, 1), (1, 1))
+        for algorithm in ("direct", "winograd2", "winograd4"):
+            getattr(kernels, name)(*arrays, out, (1, 1), (1, 1), algorithm)
+            errors[algorithm] = np.abs(out - expected).max() / np.abs(expected).max()
+        assert errors["winograd2"] < 2 * errors["direct"]
+        assert errors["winograd4"] < 2e-5
+
+
+@needs_compiled
+def test_winograd_applies_to_3x3_kernels_with_stride_1(kernels):
+    x, three = (64, 32, 32, 64), (64, 64, 3, 3)
+    for name in ("forward", "backward_input", "backward_weight"):
+        for asked in ("direct", "winograd2", "winograd4"):
+            assert kernels.conv2d_algorithm(name, x, three, (1, 1), (1, 1), np.float32, asked) == asked
+            assert kernels.conv2d_algorithm(name, x, three, (2, 1), (1, 1), np.float32, asked) == "direct"
+            assert kernels.conv2d_algorithm(name, x, (64, 64, 3, 5), (1, 1), (1, 1), np.float32, asked) == "direct"
+        assert kernels.conv2d_algorithm(name, x, three, (1, 1), (1, 1), np.float32) == "winograd4"
+    # A picture's three channels, and a single small image, are not worth the transforms.
+    assert kernels.conv2d_algorithm("forward", (64, 32, 32, 3), (32, 3, 3, 3), (1, 1), (1, 1), np.float32) == "direct"
+    assert kernels.conv2d_algorithm("forward", (1, 2, 2, 64), three, (1, 1), (1, 1), np.float32) == "direct"
+
+
+@needs_compiled
+@pytest.mark.parametrize("algorithm", WINOGRAD_ERROR)
+@pytest.mark.parametrize("channels", WINOGRAD_CHANNELS, ids=str)
+def test_winograd_backward_weight(kernels, dtype, threads, algorithm, channels, rng):
+    for window in winograd_windows(channels):
+        x_shape, out_shape, weight_shape = window_shapes(window)
+        x, dout, options = normal(rng, x_shape, dtype), normal(rng, out_shape, dtype), window[-2:]
+        expected, expected_bias = np.empty(weight_shape), np.empty(channels[1])
+        reference.conv2d_backward_weight(x.astype(float), dout.astype(float), expected, expected_bias, *options)
+        dweight, dbias = np.full_like(expected, np.nan, dtype), np.full_like(expected_bias, np.nan, dtype)
+        kernels.conv2d_backward_weight(x, dout, dweight, dbias, *options, algorithm)
+        assert within(dweight, expected, algorithm), window
+        agree(dbias, expected_bias, dtype)
+        without_bias = np.full_like(dweight, np.nan)
+        kernels.conv2d_backward_weight(x, dout, without_bias, None, *options, algorithm)
+        np.testing.assert_array_equal(without_bias, dweight)
+
+
+@needs_compiled
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4"])
+def test_weight_gradients_over_many_tiles_are_accurate(kernels, threads, algorithm, rng):
+    """Several blocks of tiles and parts of the batch: their sums must neither be lost nor lose digits."""
+    x, dout = normal(rng, (40, 24, 24, 40), np.float32), normal(rng, (40, 24, 24, 70), np.float32)
+    expected, expected_bias = np.empty((70, 40, 3, 3)), np.empty(70)
+    reference.conv2d_backward_weight(x.astype(float), dout.astype(float), expected, expected_bias, (1, 1), (1, 1))
+    dweight, dbias = np.empty_like(expected, np.float32), np.empty_like(expected_bias, np.float32)
+    kernels.conv2d_backward_weight(x, dout, dweight, dbias, (1, 1), (1, 1), algorithm)
+    assert within(dweight, expected, algorithm if algorithm in WINOGRAD_ERROR else "winograd2")
+    assert within(dbias, expected_bias, "winograd2")
 
 
 @needs_compiled
@@ -164,6 +322,13 @@ def test_max_pool2d(kernels, dtype, threads, window, code, rng):
     dout = normal(rng, out_shape, dtype)
     (pair,) = both(kernels, "max_pool2d_backward", [dout, pairs[1][0]], [x], *window[-3:])
     agree(*pair, dtype)
+    rectified, alone = np.empty((2, *out_shape), dtype)
+    kernels.max_pool2d_forward(x, rectified, None, *window[-3:], relu=True)
+    np.testing.assert_array_equal(rectified, np.maximum(pairs[0][0], 0))
+    kernels.max_pool2d_forward(x, alone, None, *window[-3:])
+    np.testing.assert_array_equal(alone, pairs[0][0])
+    (pair,) = both(kernels, "max_pool2d_backward", [dout, pairs[1][0]], [x], *window[-3:], rectified)
+    agree(*pair, dtype)
 
 
 @needs_compiled
@@ -175,11 +340,43 @@ def test_batch_norm(kernels, dtype, threads, shape, rng):
         agree(*pair, dtype)
     (applied,) = both(kernels, "batch_norm_apply", [x, mean, inverse_std, weight, bias], [x])
     agree(*applied, dtype)
-    for pair in both(kernels, "batch_norm_backward", [dout, x, mean, inverse_std, weight], [x, weight, bias]):
+    arrays = [dout, x, mean, inverse_std, weight, bias]
+    for pair in both(kernels, "batch_norm_backward", arrays, [x, weight, bias]):
         agree(*pair, dtype)
     out = x.copy()
     kernels.batch_norm_apply(out, mean, inverse_std, weight, bias, out)
     np.testing.assert_array_equal(out, applied[0])
+
+
+@needs_compiled
+@pytest.mark.parametrize("shape", [(0, 5), (5, 1), (3, 17), (1000, 64), (30_000, 3), (513, 100), (66, 530)], ids=str)
+@pytest.mark.parametrize("activation", ["identity", "relu", "gelu", "gelu_tanh", "silu"])
+def test_batch_norm_with_an_activation(kernels, dtype, threads, shape, activation, rng):
+    x, dout, addend = normal(rng, (3, *shape), dtype)
+    mean, inverse_std, weight, bias = normal(rng, (4, shape[1]), dtype)
+    statistics = [mean, inverse_std, weight, bias]
+    for extra in (None, addend):
+        (pair,) = both(kernels, "batch_norm_apply", [x, *statistics], [x], activation, extra)
+        agree(*pair, dtype)
+    if shape[0]:
+        for pair in both(kernels, "batch_norm_backward", [dout, x, *statistics], [x, weight, bias], activation):
+            agree(*pair, dtype)
+
+
+@needs_compiled
+@pytest.mark.parametrize("shape", [(5, 1), (3, 17), (30_000, 3), (513, 100)], ids=str)
+def test_batch_norm_with_an_addend_before_relu(kernels, dtype, threads, shape, rng):
+    x, dout, sum_out = normal(rng, (3, *shape), dtype)
+    statistics = normal(rng, (4, shape[1]), dtype)
+    found = []
+    for module in (kernels, reference):
+        dx, daddend = np.full((2, *shape), np.nan, dtype)
+        dweight, dbias = np.empty((2, shape[1]), dtype)
+        module.batch_norm_backward(dout, x, *statistics, dx, dweight, dbias, "relu", sum_out, daddend)
+        found.append((dx, dweight, dbias, daddend))
+    for pair in zip(*found, strict=True):
+        agree(*pair, dtype)
+    np.testing.assert_array_equal(found[0][3], np.where(sum_out > 0, dout, 0))
 
 
 @needs_compiled
@@ -206,6 +403,56 @@ def test_activations(kernels, dtype, threads, size, rng):
         np.testing.assert_allclose(*pair, rtol=0, atol=2e-6 if dtype is np.float32 else 1e-12)
         (pair,) = both(kernels, "gelu_backward", [dout, x], [x], tanh)
         np.testing.assert_allclose(*pair, rtol=0, atol=8e-6 if dtype is np.float32 else 1e-12)
+    (pair,) = both(kernels, "silu_backward", [dout, x], [x])
+    np.testing.assert_allclose(*pair, rtol=0, atol=2e-6 if dtype is np.float32 else 1e-12)
+    for name in ("silu", "sigmoid", "tanh"):
+        (pair,) = both(kernels, f"{name}_forward", [x], [x])
+        np.testing.assert_allclose(*pair, rtol=1e-6 if dtype is np.float32 else 1e-14)
+    for name in ("sigmoid", "tanh"):
+        (pair,) = both(kernels, f"{name}_backward", [dout, np.tanh(x)], [x])
+        np.testing.assert_allclose(*pair, rtol=0, atol=2e-6 if dtype is np.float32 else 1e-14)
+    for relu in (False, True):
+        np.testing.assert_array_equal(*both(kernels, "add", [x, dout], [x], relu)[0])
+
+
+@needs_compiled
+def test_small_numbers_keep_their_digits(kernels, dtype):
+    x = np.geomspace(1e-6, 80, 301).astype(dtype)
+    x = np.concatenate([x, -x])
+    out = np.empty_like(x)
+    for name, exact in (("tanh", np.tanh), ("sigmoid", lambda x: 1 / (1 + np.exp(-x)))):
+        getattr(kernels, f"{name}_forward")(x, out)
+        np.testing.assert_allclose(out, exact(x.astype(np.longdouble)), rtol=5e-7 if dtype is np.float32 else 1e-14)
+
+
+@needs_compiled
+@pytest.mark.parametrize("shape", [(1, 1), (64, 10), (33, 17), (5, 385), (2000, 3), (1, 5000), (700, 100)], ids=str)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy(kernels, dtype, threads, shape, smoothing, weighted, rng):
+    scores, labels = normal(rng, shape, dtype) * 5, rng.integers(0, shape[1], shape[0])
+    weights = [rng.random(shape[1]), rng.random(shape[0])] if weighted else [None, None]
+    arguments = [labels, *weights, smoothing]
+    p, expected_p = np.full((2, *shape), np.nan, dtype)
+    result = kernels.cross_entropy_forward(scores, *arguments, p)
+    np.testing.assert_allclose(result, reference.cross_entropy_forward(scores, *arguments, expected_p), rtol=1e-5)
+    np.testing.assert_allclose(p, expected_p, rtol=0, atol=1e-6 if dtype is np.float32 else 1e-13)
+    (pair,) = both(kernels, "cross_entropy_backward", [p, *arguments, 1 / result[1]], [scores])
+    np.testing.assert_allclose(*pair, rtol=0, atol=1e-6 if dtype is np.float32 else 1e-13)
+
+
+@needs_compiled
+def test_cross_entropy_of_extremes(kernels, dtype):
+    inf, nan = np.inf, np.nan
+    rows = [[1, -inf, 2], [1e30, 0, -1e30], [inf, 0, 0], [nan, 0, 0], [0, 0, nan], [-inf] * 3]
+    for row in np.array(rows, dtype)[:, None]:
+        for label in range(3):
+            arguments = [row, np.array([label]), None, None, 0.0]
+            p, expected_p = np.empty((2, 1, 3), dtype)
+            with np.errstate(over="ignore"):
+                expected = reference.cross_entropy_forward(*arguments, expected_p)
+            np.testing.assert_allclose(kernels.cross_entropy_forward(*arguments, p), expected, rtol=1e-6)
+            np.testing.assert_allclose(p, expected_p, rtol=1e-5)
 
 
 @needs_compiled
@@ -221,6 +468,12 @@ def test_activations_of_extremes(kernels, dtype):
         np.testing.assert_allclose(out, expected, atol=1e-6)
     kernels.relu_forward(x, out)
     np.testing.assert_array_equal(out, np.maximum(x, 0))
+    kernels.silu_forward(x, out)
+    np.testing.assert_allclose(out, np.where(x > 0, x, np.where(np.isnan(x), x, 0)), atol=1e-15)
+    kernels.sigmoid_forward(x, out)
+    np.testing.assert_allclose(out, np.where(x == 0, 0.5, np.where(np.isnan(x), x, x > 0)), atol=1e-15)
+    kernels.tanh_forward(x, out)
+    np.testing.assert_allclose(out, np.sign(x), atol=1e-15)
 
 
 @needs_compiled
@@ -252,16 +505,31 @@ def test_adam_step(kernels, dtype, threads, size, rng):
 
 @needs_compiled
 @pytest.mark.parametrize("pixel", [np.uint8, None], ids=["uint8", "float"])
-def test_augment(kernels, dtype, pixel, rng):
-    images = rng.integers(0, 256, (9, 8, 11, 3)).astype(pixel or dtype)
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_augment(kernels, dtype, pixel, channels, rng):
+    images = rng.integers(0, 256, (9, 8, 11, channels)).astype(pixel or dtype)
     count = 50
     indices, flip = rng.integers(0, 9, count), rng.random(count) < 0.5
+    indices[:2], flip[:2] = (0, 8), True  # the first and the last in memory
     shifts, holes = rng.integers(-14, 15, (2, count)), rng.integers(-6, 13, (2, count))
-    scale, offset = np.array([0.5, 1, 2], dtype), np.array([-1, 3, 0.25], dtype)
-    for hole in (0, 5):
-        arguments = [images, indices, flip, *shifts, *holes, hole, scale, offset]
-        (pair,) = both(kernels, "augment", arguments, [np.empty((count, 8, 11, 3), dtype)])
+    scale, offset = normal(rng, (2, channels), dtype)
+    none = [None, None]
+    for changes in ([flip, *shifts, *holes, 5], [flip, *shifts, *none, 0], [None, *none, *holes, 5], [None] * 5 + [0]):
+        arguments = [images, indices, *changes, scale, offset]
+        (pair,) = both(kernels, "augment", arguments, [np.empty((count, 8, 11, channels), dtype)])
         agree(*pair, dtype)
+
+
+@needs_compiled
+@pytest.mark.parametrize("shape", [(2, 1024, 3), (64, 7, 3), (3, 33, 17), (1, 1, 1), (0, 4, 5), (2, 384, 64)], ids=str)
+def test_transpose_images(kernels, dtype, threads, shape, rng):
+    x = normal(rng, shape, dtype)
+    out = np.full((shape[0], shape[2], shape[1]), np.nan, dtype)
+    kernels.transpose_images(x, out)
+    np.testing.assert_array_equal(out, x.transpose(0, 2, 1))
+    for wrong in [(x, np.ones((shape[0], shape[1], shape[2] + 1), dtype)), (x, None), (x.astype(int), out)]:
+        with pytest.raises((ValueError, TypeError)):
+            kernels.transpose_images(*wrong)
 
 
 @needs_compiled
@@ -270,7 +538,7 @@ def test_not_a_number_comes_through(kernels, dtype, rng):
     x[0, 2, 3, 5] = np.nan
     weight = normal(rng, (4, 16, 3, 3), dtype)
     out = np.empty((1, 4, 4, 4), dtype)
-    kernels.conv2d_forward(x, weight, None, out, (1, 1), (0, 0))
+    kernels.conv2d_forward(x, weight, None, out, (1, 1), (0, 0), relu=True)
     assert np.isnan(out[0, 0:3, 1:4]).all()
     assert np.isfinite(out[0, 3]).all()
     mean, variance = np.empty((2, 16), dtype)
@@ -282,15 +550,37 @@ def results(kernels, rng):
     """The bits of every kernel that could depend on how work is shared out."""
     x, dout = normal(rng, (20, 16, 16, 24), np.float32), normal(rng, (20, 16, 16, 40), np.float32)
     weight, bias = normal(rng, (40, 24, 3, 3), np.float32), normal(rng, 40, np.float32)
-    rows = x.reshape(-1, 24)
+    rows, labels = x.reshape(-1, 24), rng.integers(0, 24, 20 * 16 * 16)
     column, options = rows[0], ((1, 1), (1, 1))
+    picture, filters = x[..., :3].copy(), weight[:, :3].copy()
+    shifts = np.arange(600) % 7 - 3
     for name, arrays, outputs, *rest in [
-        ("conv2d_forward", [x, weight, bias], [dout], *options),
-        ("conv2d_backward_input", [dout, weight], [x], *options),
-        ("conv2d_backward_weight", [x, dout], [weight, bias], *options),
+        *[
+            (name, arrays, outputs, *options, algorithm)
+            for algorithm in ("direct", "winograd2", "winograd4")
+            for name, arrays, outputs in [
+                ("conv2d_forward", [x, weight, bias], [dout]),
+                ("conv2d_backward_input", [dout, weight], [x]),
+                ("conv2d_forward", [x[:1], weight, bias], [dout[:1]]),  # few tiles: tasks are panels
+                ("conv2d_backward_weight", [x, dout], [weight, bias]),
+            ]
+        ],
+        ("conv2d_forward", [picture, filters, bias], [dout], *options),
+        ("conv2d_backward_weight", [picture, dout], [filters, bias], *options),
         ("batch_norm_statistics", [rows], [column, column]),
-        ("batch_norm_backward", [rows, rows, *rows[:3]], [rows, column, column]),
+        *[
+            ("batch_norm_backward", [rows, rows, *rows[:4]], [rows, column, column], activation)
+            for activation in ("identity", "relu", "gelu")
+        ],
         ("gemm", [rows.T, rows], [np.empty((24, 24), np.float32)]),
+        (
+            "augment",
+            [picture, shifts % 20, shifts % 2, *[shifts] * 4, 5, bias[:3], bias[3:6]],
+            [np.empty((600, 16, 16, 3), np.float32)],
+        ),
+        ("column_sums", [x.reshape(20, -1)], [np.empty(16 * 16 * 24, np.float32)]),
+        ("cross_entropy_forward", [rows, labels, None, None, 0.1], [rows]),
+        ("cross_entropy_backward", [rows, labels, None, None, 0.1, 1.0], [rows]),
     ]:
         outputs = [np.empty_like(out) for out in outputs]
         getattr(kernels, name)(*arrays, *outputs, *rest)
@@ -338,6 +628,25 @@ def test_an_empty_batch_may_claim_images_of_any_size(kernels):
     kernels.conv2d_backward_weight(x, out, weight, bias, *options)
     assert not weight.any()
     assert not bias.any()
+    pictures, long, one = np.empty((0, 1, 2**61 - 1, 1), np.uint8), (0, 1, 2**61 - 1, 1), np.ones(1)
+    kernels.augment(pictures, [], [], None, None, None, None, 0, one, one, np.empty(long, np.float32))
+    kernels.transpose_images(np.empty((2**59, 0, 3), np.float32), np.empty((2**59, 3, 0), np.float32))
+
+
+@needs_compiled
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4"])
+@pytest.mark.parametrize("channels", [(0, 4), (4, 0), (0, 0)], ids=str)
+def test_conv2d_without_channels(kernels, algorithm, channels):
+    inside, outside = channels
+    x, out = np.ones((2, 5, 5, inside), np.float32), np.ones((2, 5, 5, outside), np.float32)
+    weight, bias = np.ones((outside, inside, 3, 3), np.float32), np.ones(outside, np.float32)
+    options = (1, 1), (1, 1), algorithm
+    kernels.conv2d_forward(x, weight, bias, out, *options)
+    assert (out == 1).all()
+    kernels.conv2d_backward_input(out, weight, x, *options)
+    assert not x.any()
+    kernels.conv2d_backward_weight(x, out, weight, bias, *options)
+    assert (bias == 50).all()
 
 
 @needs_compiled
@@ -410,10 +719,36 @@ class TestWrongArguments:
         with pytest.raises(ValueError, match="read-only"):
             kernels.gemm(a, b, out)
 
+    def test_cross_entropy(self, kernels):
+        scores, labels = np.ones((4, 3), np.float32), np.array([0, 1, 2, 0])
+        good = [scores, labels, np.ones(3), np.ones(4), 0.1, np.empty_like(scores)]
+        kernels.cross_entropy_forward(*good)
+        for position, wrong in [
+            (0, scores[:3]),
+            (0, scores.astype(np.float64)),
+            (0, scores[:0]),
+            (1, labels[:3]),
+            (1, labels + 1),
+            (1, labels - 1),
+            (1, labels.astype(np.int32)),
+            (1, None),
+            (2, np.ones(4)),
+            (3, np.ones(3)),
+            (3, np.ones(4, np.float32)),
+            (5, np.empty((3, 4), np.float32)),
+            (5, np.empty((4, 3), np.float32).T),
+        ]:
+            arguments = list(good)
+            arguments[position] = wrong
+            with pytest.raises((ValueError, TypeError)):
+                kernels.cross_entropy_forward(*arguments)
+            with pytest.raises((ValueError, TypeError)):
+                kernels.cross_entropy_backward(*arguments[:5], 1.0, arguments[5])
+
     def test_conv2d(self, kernels):
         x, weight = np.ones((2, 5, 5, 3), np.float32), np.ones((4, 3, 3, 3), np.float32)
         out, bias = np.ones((2, 3, 3, 4), np.float32), np.ones(4, np.float32)
-        good = [x, weight, bias, out, (1, 1), (0, 0)]
+        good = [x, weight, bias, out, (1, 1), (0, 0), "direct"]
         kernels.conv2d_forward(*good)
         for position, wrong in [
             (0, x[:, :, :, :2].copy()),
@@ -434,6 +769,8 @@ class TestWrongArguments:
             (5, (1, 0)),
             (5, (-1, 0)),
             (5, "no"),
+            (6, "winograd"),
+            (6, None),
         ]:
             arguments = list(good)
             arguments[position] = wrong
@@ -445,6 +782,26 @@ class TestWrongArguments:
             kernels.conv2d_backward_input(out, weight[:, :2].copy(), x, (1, 1), (0, 0))
         with pytest.raises(ValueError, match="bias"):
             kernels.conv2d_backward_weight(x, out, weight, bias[:2], (1, 1), (0, 0))
+        with pytest.raises(ValueError, match="unknown pass 'back'; expected one of forward, backward_input"):
+            kernels.conv2d_algorithm("back", x.shape, weight.shape, (1, 1), (0, 0), np.float32)
+        with pytest.raises(ValueError, match="does not fit"):
+            kernels.conv2d_algorithm("forward", x.shape, (4, 3, 7, 7), (1, 1), (0, 0), np.float32)
+
+    def test_conv2d_algorithm(self, kernels):
+        good = {"pass_name": "forward", "x_shape": (2, 8, 8, 3), "weight_shape": (4, 3, 3, 3), "stride": (1, 1)}
+        kernels.conv2d_algorithm(**good, padding=(1, 1), dtype=np.float32)
+        for wrong in [
+            {"pass_name": "sideways"},
+            {"algorithm": "fft"},
+            {"x_shape": (8, 8, 3)},
+            {"x_shape": (-2, 8, 8, 3)},
+            {"x_shape": (2, 8, 8, 4)},
+            {"weight_shape": (4,)},
+            {"weight_shape": (4, 3, 3, 13)},
+            {"stride": (0, 1)},
+        ]:
+            with pytest.raises(ValueError, match=r"expected|unknown|fit|unpack"):
+                kernels.conv2d_algorithm(**{**good, "padding": (1, 1), "dtype": np.float32, **wrong})
 
     def test_sizes_beyond_32_bits(self, kernels):
         # Empty arrays claim any size without any memory; the kernels count taps and places of pixels in int32.
@@ -475,6 +832,8 @@ class TestWrongArguments:
             kernels.max_pool2d_backward(out[..., :1].copy(), codes, x, *options)
         with pytest.raises((ValueError, TypeError)):
             kernels.max_pool2d_forward(x, out, codes.astype(np.int64), *options)
+        with pytest.raises(ValueError, match="rectified"):
+            kernels.max_pool2d_backward(out, codes, x, *options, out[..., :1].copy())
         large, one = np.ones((1, 40, 40, 1), np.float32), np.ones((1, 1, 1, 1), np.float32)
         with pytest.raises(ValueError, match="int32"):
             kernels.max_pool2d_forward(large, one, one.astype(np.uint8), (40, 40), (1, 1), (0, 0))
@@ -486,6 +845,9 @@ class TestWrongArguments:
             lambda: kernels.relu_backward(x, short, x),
             lambda: kernels.gelu_forward(short, x, True),
             lambda: kernels.gelu_backward(x, x, short, False),
+            lambda: kernels.silu_forward(short, x),
+            lambda: kernels.tanh_backward(x, x, short),
+            lambda: kernels.add(x, x, short),
             lambda: kernels.sgd_step(x, short, None, 0.1, 0, 0, False),
             lambda: kernels.sgd_step(x, x, short, 0.1, 0.9, 0, False),
             lambda: kernels.adam_step(x, x, x, short, 1, 0.1, 0.9, 0.99, 1e-8, 0, False),
@@ -503,7 +865,15 @@ class TestWrongArguments:
         with pytest.raises(ValueError, match="3 elements"):
             kernels.batch_norm_apply(x, row, row, row, row[:2], x)
         with pytest.raises(ValueError, match="dout and dx"):
-            kernels.batch_norm_backward(x[:3], x, row, row, row, x, row, row)
+            kernels.batch_norm_backward(x[:3], x, row, row, row, row, x, row, row)
+        with pytest.raises(ValueError, match="addend must be"):
+            kernels.batch_norm_apply(x, row, row, row, row, x, "relu", x[:3])
+        with pytest.raises(ValueError, match="activation of identity, relu, gelu, gelu_tanh, silu, got 'elu'"):
+            kernels.batch_norm_apply(x, row, row, row, row, x, "elu")
+        good = [x, x, row, row, row, row, x, row, row]
+        for wrong in [("silu", x, x), ("relu", x, None), ("relu", None, x), ("relu", x[:3], x), ("relu", x, x[:3])]:
+            with pytest.raises(ValueError, match="sum_out and daddend"):
+                kernels.batch_norm_backward(*good, *wrong)
 
     def test_augment(self, kernels):
         images, out = np.ones((3, 4, 4, 1), np.uint8), np.ones((2, 4, 4, 1), np.float32)
@@ -515,6 +885,9 @@ class TestWrongArguments:
             (1, np.array([-1, 0])),
             (1, zeros[:1]),
             (2, zeros[:1]),
+            (1, None),
+            (3, None),
+            (5, zeros[:1]),
             (7, -1),
             (3, np.array([1 << 60, 0])),
             (8, np.ones(2, np.float32)),
@@ -549,7 +922,7 @@ def test_an_unknown_set_is_told_and_left_alone():
         _ext.load("mmx")
 
 
-@needs_compiled
+@needs_openmp
 def test_the_environment_sets_threads():
     assert chosen(NNKIT_NUM_THREADS="3", OMP_NUM_THREADS="5").stdout.split("|")[1] == "3"
     assert chosen(NNKIT_NUM_THREADS="", OMP_NUM_THREADS="5").stdout.split("|")[1] == "5"

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+import nnkit
 from nnkit import functional as fn
+from nnkit.errors import UsageError
 from nnkit.testing import check_function_gradients
 
 
@@ -26,6 +28,41 @@ def test_channels_last_input_is_not_copied(rng):
     nhwc = rng.normal(size=(2, 8, 8, 3))
     _, cache = fn.conv2d_forward(nhwc.transpose(0, 3, 1, 2), rng.normal(size=(3, 3, 3, 3)))
     assert np.shares_memory(cache[0], nhwc)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The kernels called, each with the algorithm that it was asked for."""
+    calls = []
+
+    class Kernels:
+        def __getattr__(self, name):
+            return lambda *arguments, **_: calls.append((name.removeprefix("conv2d_"), arguments[-1]))
+
+    monkeypatch.setattr("nnkit.functional.conv.kernels", Kernels())
+    return calls
+
+
+def test_every_pass_uses_the_algorithm_of_the_forward_pass(asked):
+    x, weight = np.ones((1, 2, 4, 4)), np.ones((3, 2, 3, 3))
+    assert nnkit.get_conv_algorithm() == "auto"
+    try:
+        nnkit.set_conv_algorithm("winograd2")
+        out, cache = fn.conv2d_forward(x, weight)
+        _, other = fn.conv2d_forward(x, weight, algorithm="direct")
+    finally:
+        nnkit.set_conv_algorithm("auto")
+    fn.conv2d_backward(out, cache)
+    fn.conv2d_backward_params(out, other)
+    passes = [("forward", "winograd2"), ("forward", "direct"), ("backward_weight", "winograd2")]
+    assert asked == [*passes, ("backward_input", "winograd2"), ("backward_weight", "direct")]
+
+
+def test_an_unknown_algorithm_is_refused():
+    with pytest.raises(UsageError, match="set_conv_algorithm: unknown convolution algorithm 'winograd'; did you mean"):
+        nnkit.set_conv_algorithm("winograd")
+    with pytest.raises(UsageError, match="conv2d: unknown convolution algorithm 'fft'"):
+        fn.conv2d_forward(np.ones((1, 2, 4, 4)), np.ones((3, 2, 3, 3)), algorithm="fft")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from nnkit import functional as fn
+from nnkit.errors import UsageError
 from nnkit.testing import check_function_gradients
 
 
@@ -39,3 +40,9 @@ def test_bad_arguments(kind):
         getattr(fn, f"{kind}_pool2d_backward")(np.ones((1, 1, 4, 4)), cache)
     with pytest.raises(ValueError, match="at least one pixel"):
         fn.global_avg_pool2d_forward(np.ones((1, 2, 0, 3)))
+
+
+def test_no_way_back_without_the_places_of_the_maxima():
+    _, cache = fn.max_pool2d_forward(np.ones((1, 1, 4, 4)), 2, training=False)
+    with pytest.raises(UsageError, match="max_pool2d: expected the cache of a forward pass with training=True"):
+        fn.max_pool2d_backward(np.ones((1, 1, 2, 2)), cache)

@@ -1,12 +1,17 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 
-from nnkit._ext import memory
+from nnkit._ext import compiled, memory
+from nnkit.layers import BatchNorm, Conv2d, CrossEntropyLoss, Dropout, Flatten, Linear, MaxPool2d, ReLU
+from nnkit.models import Residual, Sequential
+from nnkit.optim import Adam
 
 LARGE = (64, 1000)
 
@@ -16,6 +21,14 @@ def empty_pool():
     memory.clear()
     yield
     memory.clear()
+
+
+def resident_bytes():
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        pytest.skip("this system has no /proc/self/statm")
 
 
 def address(array):
@@ -107,3 +120,67 @@ def test_a_child_forked_while_the_pool_is_locked_does_not_hang():
             memory.empty(LARGE)
             os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_buffers_that_nobody_asks_for_any_more_are_given_back(monkeypatch):
+    monkeypatch.setattr(memory, "_PATIENCE", 50)
+    held = memory.empty((1000, 1000))
+    held[...] = 7
+    large = [memory.empty((1000, 999)) for _ in range(3)]
+    del large
+    assert memory.pooled_bytes() > 4 * 3_900_000
+    for _ in range(100):
+        memory.empty(LARGE)
+    assert held.nbytes <= memory.pooled_bytes() < held.nbytes + 1_000_000
+    assert (held == 7).all()
+    assert not np.shares_memory(held, memory.empty((1000, 1000)))
+
+
+SCRATCH = """
+import os
+import numpy as np
+from nnkit._ext import kernels, memory
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+# A convolution packs its weights in scratch memory: here 38 MB.
+x, weight = np.ones((1, 3, 3, 1024), np.float32), np.ones((1024, 1024, 3, 3), np.float32)
+out = np.empty((1, 1, 1, 1024), np.float32)
+for _ in range(2):
+    kernels.conv2d_forward(x, weight, None, out, (2, 2), (0, 0))
+    assert (out == 9 * 1024).all()
+    before = resident_bytes()
+    memory.clear()
+    assert resident_bytes() < before - 30_000_000
+memory.clear()  # nothing there: fine
+"""
+
+
+def test_clear_gives_the_scratch_memory_back():
+    if compiled is None:
+        pytest.skip("the compiled kernels are not installed")
+    # In a process of its own: in one that has freed much before, the C library keeps the block for later.
+    subprocess.run([sys.executable, "-c", SCRATCH], check=True)
+
+
+def test_a_thousand_steps_take_no_more_memory_than_twenty():
+    block = Residual(Sequential(Conv2d(16, 3, padding=1), BatchNorm()), activation=ReLU())
+    head = MaxPool2d(2), Dropout(0.3), Flatten(), Linear(10)
+    model, loss = Sequential(Conv2d(16, 3, padding=1), BatchNorm(), ReLU(), block, *head), CrossEntropyLoss()
+    model.build((3, 12, 12))
+    optimizer, rng = Adam(), np.random.default_rng(0)
+    x, y = rng.standard_normal((16, 3, 12, 12), np.float32), rng.integers(10, size=16)
+
+    def steps(count):
+        for _ in range(count):
+            loss.forward(model.forward(x, training=True), y)
+            model.backward(loss.backward(), input_gradient=False)
+            optimizer.step(model.flat_params, model.flat_grads)
+        gc.collect()
+        return memory.pooled_bytes(), resident_bytes()
+
+    pooled, resident = steps(20)
+    assert steps(1000)[0] <= pooled
+    assert resident_bytes() < resident + (1 << 20)

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from nnkit import models
+from nnkit import _ext, models
 from nnkit.errors import CheckpointError, UsageError
 from nnkit.layers import (
     BatchNorm,
@@ -20,7 +20,7 @@ from nnkit.layers import (
     Softmax,
     Tanh,
 )
-from nnkit.models import Residual, Sequential
+from nnkit.models import Residual, Sequential, create, fusion
 from nnkit.testing import check_gradients
 
 SMALL = (3, 8, 8)
@@ -395,3 +395,26 @@ def test_layers_left_alone_by_the_first_parameters_forget_their_input(rng):
     model.backward(np.ones((2, 3)), input_gradient=False)
     with pytest.raises(RuntimeError, match="Dropout '1': backward needs a forward"):
         model.layers["1"].backward(np.ones((2, 192)))
+
+
+def test_summary_says_how_layers_run():
+    model = create("convnet", 10)
+    model.build((3, 32, 32))
+    plain, lines = model.summary(), model.summary(kernels=True).splitlines()
+    assert plain == model.summary((3, 32, 32))
+    assert [line[: line.find("direct")].split()[0] for line in lines if line.endswith("direct")] == ["conv1"]
+    runs = {line.split()[0]: line.partition("fused into ")[2] for line in lines if "fused into" in line}
+    assert runs == {"relu1": "pool1", "relu2": "fc1"}
+    assert f"{_ext.kernels.name} kernels" in lines[-1]
+    assert "Runs" not in plain
+    assert "fused" not in plain
+    with fusion.disabled():
+        assert "fused" not in model.summary(kernels=True)
+    model = create("resnet18", 10, widths=(4, 8))
+    model.build((3, 8, 8))
+    assert model.fused()["layer2.0.activation"] == "layer2.0.bn2"
+    assert "fused into layer2.0.bn2" in model.summary(kernels=True)  # in full: other blocks have a bn2, too
+    assert max(map(len, model.summary(kernels=True).splitlines())) <= 120
+    block = Residual(ReLU(), activation=ReLU())
+    block.build((3,))
+    assert "fused into the sum" in block.summary(kernels=True)

@@ -34,47 +34,71 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x
 
     ctypedef struct nnkit_table:
-        int (*gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias, int accumulate, Py_ssize_t m,
-                    Py_ssize_t n, Py_ssize_t k) noexcept nogil
-        int (*conv2d_forward)(const nnkit_window *w, const void *x, const void *weight, const void *bias,
-                              void *out) noexcept nogil
-        int (*conv2d_backward_input)(const nnkit_window *w, const void *dout, const void *weight,
+        int (*gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias, int accumulate, int relu,
+                    Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil
+        void (*column_sums)(const void *x, Py_ssize_t rows, Py_ssize_t columns, void *sums) noexcept nogil
+        int (*conv2d_algorithm)(const nnkit_window *w, int algorithm, int pass_) noexcept nogil
+        int (*conv2d_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight,
+                              const void *bias, int relu, void *out) noexcept nogil
+        int (*conv2d_backward_input)(const nnkit_window *w, int algorithm, const void *dout, const void *weight,
                                      void *dx) noexcept nogil
-        int (*conv2d_backward_weight)(const nnkit_window *w, const void *x, const void *dout, void *dweight,
-                                      void *dbias) noexcept nogil
-        void (*max_pool2d_forward)(const nnkit_window *w, const void *x, void *out, void *codes,
-                                   int code_bytes) noexcept nogil
+        int (*conv2d_backward_weight)(const nnkit_window *w, int algorithm, const void *x, const void *dout,
+                                      void *dweight, void *dbias) noexcept nogil
+        void (*max_pool2d_forward)(const nnkit_window *w, const void *x, void *out, void *codes, int code_bytes,
+                                   int relu) noexcept nogil
         void (*max_pool2d_backward)(const nnkit_window *w, const void *dout, const void *codes, int code_bytes,
-                                    void *dx) noexcept nogil
+                                    const void *rectified, void *dx) noexcept nogil
         int (*batch_norm_statistics)(const void *x, Py_ssize_t rows, Py_ssize_t columns, void *mean,
                                      void *variance) noexcept nogil
         int (*batch_norm_apply)(const void *x, Py_ssize_t rows, Py_ssize_t columns, const void *mean,
-                                const void *inverse_std, const void *weight, const void *bias,
-                                void *out) noexcept nogil
+                                const void *inverse_std, const void *weight, const void *bias, int activation,
+                                const void *addend, void *out) noexcept nogil
         int (*batch_norm_backward)(const void *dout, const void *x, Py_ssize_t rows, Py_ssize_t columns,
-                                   const void *mean, const void *inverse_std, const void *weight, void *dx,
-                                   void *dweight, void *dbias) noexcept nogil
+                                   const void *mean, const void *inverse_std, const void *weight, const void *bias,
+                                   int activation, const void *sum_out, void *daddend, void *dx, void *dweight,
+                                   void *dbias) noexcept nogil
         void (*relu_forward)(const void *x, void *out, Py_ssize_t size) noexcept nogil
         void (*relu_backward)(const void *dout, const void *out, void *dx, Py_ssize_t size) noexcept nogil
         void (*gelu_forward)(const void *x, void *out, Py_ssize_t size, int tanh_form) noexcept nogil
         void (*gelu_backward)(const void *dout, const void *x, void *dx, Py_ssize_t size, int tanh_form) noexcept nogil
+        void (*silu_forward)(const void *x, void *out, Py_ssize_t size) noexcept nogil
+        void (*silu_backward)(const void *dout, const void *x, void *dx, Py_ssize_t size) noexcept nogil
+        void (*sigmoid_forward)(const void *x, void *out, Py_ssize_t size) noexcept nogil
+        void (*sigmoid_backward)(const void *dout, const void *out, void *dx, Py_ssize_t size) noexcept nogil
+        void (*tanh_forward)(const void *x, void *out, Py_ssize_t size) noexcept nogil
+        void (*tanh_backward)(const void *dout, const void *out, void *dx, Py_ssize_t size) noexcept nogil
+        void (*add)(const void *a, const void *b, void *out, Py_ssize_t size, int relu) noexcept nogil
+        int (*cross_entropy_forward)(const void *scores, Py_ssize_t rows, Py_ssize_t columns, const int64_t *labels,
+                                     const double *class_weight, const double *sample_weight, double smoothing,
+                                     void *probabilities, double *result) noexcept nogil
+        void (*cross_entropy_backward)(const void *probabilities, Py_ssize_t rows, Py_ssize_t columns,
+                                       const int64_t *labels, const double *class_weight, const double *sample_weight,
+                                       double smoothing, double scale, void *dscores) noexcept nogil
         void (*sgd_step)(void *params, const void *grads, void *velocity, Py_ssize_t size, double lr, double momentum,
                          double weight_decay, int nesterov) noexcept nogil
         void (*adam_step)(void *params, const void *grads, void *m, void *v, Py_ssize_t size, double step, double lr,
                           double beta1, double beta2, double eps, double weight_decay, int decoupled) noexcept nogil
-        void (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
-                        const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
-                        const int64_t *hole_x, Py_ssize_t hole, const void *scale, const void *offset,
-                        void *out) noexcept nogil
+        int (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
+                       const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
+                       const int64_t *hole_x, Py_ssize_t hole, const void *scale, const void *offset,
+                       void *out) noexcept nogil
+        void (*transpose_images)(const void *x, void *out, Py_ssize_t images, Py_ssize_t rows,
+                                 Py_ssize_t columns) noexcept nogil
+
+    enum:
+        NNKIT_IDENTITY, NNKIT_RELU, NNKIT_GELU, NNKIT_GELU_TANH, NNKIT_SILU
 
     const nnkit_table *nnkit_tables(const char *name)
     int nnkit_cpu_has(const char *feature)
     const int nnkit_openmp
     void nnkit_set_threads(int count)
     int nnkit_get_threads()
+    void nnkit_release_scratch()
 
 
 openmp = bool(nnkit_openmp)
+ALGORITHMS = ("auto", "direct", "winograd2", "winograd4")  # in the order of kernels.h
+PASSES = ("forward", "backward_input", "backward_weight")
 
 
 def cpu_features():
@@ -91,6 +115,11 @@ def set_num_threads(int count):
 def get_num_threads():
     """Return how many threads the kernels may use."""
     return nnkit_get_threads()
+
+
+def release_scratch():
+    """Give the calling thread's scratch memory back to the system."""
+    nnkit_release_scratch()
 
 
 cdef int check(bint fine, str message) except -1:
@@ -152,6 +181,11 @@ cdef int check_weight(const nnkit_window *w, const Py_ssize_t *weight, Py_ssize_
     return check(bias in (-1, w.out_channels), f"expected a bias of {w.out_channels} elements, got {bias}")
 
 
+cdef int place(tuple names, str name, str what) except -1:
+    check(name in names, f"unknown {what} {name!r}; expected one of {', '.join(names)}")
+    return names.index(name)
+
+
 cdef int check_pooling(const nnkit_window *w, const Py_ssize_t *codes, Py_ssize_t code_bytes) except -1:
     check(w.channels == w.out_channels, f"expected {w.channels} output channels, got {w.out_channels}")
     check(code_bytes > 1 or w.kernel_y * w.kernel_x <= 256, "windows of more than 256 elements need int32 codes")
@@ -163,8 +197,45 @@ cdef int check_sizes(Py_ssize_t size, Py_ssize_t second, Py_ssize_t third) excep
     return check(size == second == third, f"expected arrays of one size, got {size}, {second} and {third} elements")
 
 
-cdef const int64_t[::1] integers(values):
-    return np.ascontiguousarray(values, np.int64)
+cdef int check_like(const Py_ssize_t *shape, const Py_ssize_t *other, str what) except -1:
+    return check(shape[0] == other[0] and shape[1] == other[1] and shape[2] == other[2] and shape[3] == other[3],
+                 f"{what} must be as large as dout")
+
+
+ACTIVATIONS = {"identity": NNKIT_IDENTITY, "relu": NNKIT_RELU, "gelu": NNKIT_GELU, "gelu_tanh": NNKIT_GELU_TANH,
+               "silu": NNKIT_SILU}
+
+
+cdef int activation_code(str name) except -1:
+    check(name in ACTIVATIONS, f"expected an activation of {', '.join(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]
+
+
+cdef int check_batch(Py_ssize_t rows, Py_ssize_t columns, const int64_t[::1] labels, const double[::1] class_weight,
+                     const double[::1] sample_weight) except -1:
+    cdef Py_ssize_t n
+    check(rows > 0 and columns > 0, f"cross_entropy: there are no scores: ({rows}, {columns})")
+    check(labels.shape[0] == rows and (sample_weight is None or sample_weight.shape[0] == rows),
+          f"cross_entropy: expected {rows} labels and sample weights")
+    check(class_weight is None or class_weight.shape[0] == columns, f"cross_entropy: expected {columns} class weights")
+    for n in range(rows):
+        if not 0 <= labels[n] < columns:
+            raise ValueError(f"cross_entropy: expected labels from 0 to {columns - 1}, got {labels[n]}")
+    return 0
+
+
+cdef const int64_t[::1] integers(values, Py_ssize_t count, str what, int64_t low, int64_t high):
+    """View `count` whole numbers from low to below high, one for each picture; None stays None."""
+    if values is None:
+        return None
+    cdef const int64_t[::1] numbers = np.ascontiguousarray(values, np.int64)
+    cdef Py_ssize_t i
+    if numbers.shape[0] != count:
+        raise ValueError(f"augment: {what} must have {count} elements, got {numbers.shape[0]}")
+    for i in range(count):
+        if not low <= numbers[i] < high:
+            raise ValueError(f"augment: {what}[{i}] is {numbers[i]}, expected {low} to {high - 1}")
+    return numbers
 
 
 cdef class KernelSet:
@@ -189,7 +260,7 @@ cdef class KernelSet:
         return KernelSet, (self.name,)
 
     def gemm(self, const floating[:, :] a not None, const floating[:, :] b not None,
-             floating[:, ::1] out not None, const floating[::1] bias=None, bint accumulate=False):
+             floating[:, ::1] out not None, const floating[::1] bias=None, bint accumulate=False, bint relu=False):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef Py_ssize_t m = out.shape[0], n = out.shape[1], k = a.shape[1]
         cdef int status
@@ -199,58 +270,104 @@ cdef class KernelSet:
         cdef nnkit_matrix left = matrix[floating](a, "gemm: a"), right = matrix[floating](b, "gemm: b")
         cdef const void *add = &bias[0] if bias is not None else NULL
         with nogil:
-            status = table.gemm(left, right, &out[0, 0], add, accumulate, m, n, k)
+            status = table.gemm(left, right, &out[0, 0], add, accumulate, relu, m, n, k)
         check_memory(status)
 
+    def column_sums(self, const floating[:, ::1] x not None, floating[::1] sums not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef Py_ssize_t rows = x.shape[0], columns = x.shape[1]
+        check(sums.shape[0] == columns, "column_sums: sums must have an element for each column")
+        with nogil:
+            table.column_sums(&x[0, 0], rows, columns, &sums[0])
+
+    def conv2d_algorithm(self, str pass_name not None, x_shape, weight_shape, stride, padding, dtype,
+                         str algorithm not None="auto"):
+        cdef Py_ssize_t x[4]
+        cdef Py_ssize_t weight[4]
+        cdef Py_ssize_t out[4]
+        x[0], x[1], x[2], x[3] = x_shape
+        weight[0], weight[1], weight[2], weight[3] = weight_shape
+        check(min(x_shape) >= 0 and min(weight_shape) >= 0 and min(stride) > 0,
+              f"expected sizes >= 0 and a stride > 0, got {x_shape}, {weight_shape} and {stride}")
+        out[0], out[3] = x[0], weight[0]
+        out[1], out[2] = [(size + 2 * p - k) // s + 1 for size, p, k, s
+                          in zip(x_shape[1:3], padding, weight_shape[2:], stride)]
+        cdef nnkit_window w = window(x, out, weight_shape[2:], stride, padding)
+        check_weight(&w, weight, -1)
+        cdef const nnkit_table *table = &self.tables[np.dtype(dtype) == np.float64]
+        return ALGORITHMS[table.conv2d_algorithm(&w, place(ALGORITHMS, algorithm, "algorithm"),
+                                                 place(PASSES, pass_name, "pass"))]
+
     def conv2d_forward(self, const floating[:, :, :, ::1] x not None, const floating[:, :, :, ::1] weight not None,
-                       const floating[::1] bias, floating[:, :, :, ::1] out not None, stride, padding):
+                       const floating[::1] bias, floating[:, :, :, ::1] out not None, stride, padding,
+                       str algorithm not None="auto", bint relu=False):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef nnkit_window w = window(x.shape, out.shape, (weight.shape[2], weight.shape[3]), stride, padding)
         cdef const void *add = &bias[0] if bias is not None else NULL
-        cdef int status
+        cdef int method = place(ALGORITHMS, algorithm, "algorithm"), status
         check_weight(&w, weight.shape, -1 if bias is None else bias.shape[0])
         with nogil:
-            status = table.conv2d_forward(&w, &x[0, 0, 0, 0], &weight[0, 0, 0, 0], add, &out[0, 0, 0, 0])
+            status = table.conv2d_forward(&w, method, &x[0, 0, 0, 0], &weight[0, 0, 0, 0], add, relu, &out[0, 0, 0, 0])
         check_memory(status)
 
     def conv2d_backward_input(self, const floating[:, :, :, ::1] dout not None,
                               const floating[:, :, :, ::1] weight not None, floating[:, :, :, ::1] dx not None,
-                              stride, padding):
+                              stride, padding, str algorithm not None="auto"):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef nnkit_window w = window(dx.shape, dout.shape, (weight.shape[2], weight.shape[3]), stride, padding)
-        cdef int status
+        cdef int method = place(ALGORITHMS, algorithm, "algorithm"), status
         check_weight(&w, weight.shape, -1)
         with nogil:
-            status = table.conv2d_backward_input(&w, &dout[0, 0, 0, 0], &weight[0, 0, 0, 0], &dx[0, 0, 0, 0])
+            status = table.conv2d_backward_input(&w, method, &dout[0, 0, 0, 0], &weight[0, 0, 0, 0], &dx[0, 0, 0, 0])
         check_memory(status)
 
     def conv2d_backward_weight(self, const floating[:, :, :, ::1] x not None,
                                const floating[:, :, :, ::1] dout not None,
-                               floating[:, :, :, ::1] dweight not None, floating[::1] dbias, stride, padding):
+                               floating[:, :, :, ::1] dweight not None, floating[::1] dbias, stride, padding,
+                               str algorithm not None="auto"):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef nnkit_window w = window(x.shape, dout.shape, (dweight.shape[2], dweight.shape[3]), stride, padding)
         cdef void *sums = &dbias[0] if dbias is not None else NULL
-        cdef int status
+        cdef int method = place(ALGORITHMS, algorithm, "algorithm"), status
         check_weight(&w, dweight.shape, -1 if dbias is None else dbias.shape[0])
         with nogil:
-            status = table.conv2d_backward_weight(&w, &x[0, 0, 0, 0], &dout[0, 0, 0, 0], &dweight[0, 0, 0, 0], sums)
+            status = table.conv2d_backward_weight(&w, method, &x[0, 0, 0, 0], &dout[0, 0, 0, 0],
+                                                  &dweight[0, 0, 0, 0], sums)
         check_memory(status)
 
     def max_pool2d_forward(self, const floating[:, :, :, ::1] x not None, floating[:, :, :, ::1] out not None,
-                           code[:, :, :, ::1] codes not None, kernel_size, stride, padding):
+                           codes, kernel_size, stride, padding, bint relu=False):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef nnkit_window w = window(x.shape, out.shape, kernel_size, stride, padding)
-        check_pooling(&w, codes.shape, sizeof(code))
+        cdef uint8_t[:, :, :, ::1] small
+        cdef int32_t[:, :, :, ::1] large
+        cdef void *places = NULL
+        cdef int code_bytes = 1
+        if codes is None:
+            check_pooling(&w, out.shape, 4)
+        elif codes.itemsize == 1:
+            small = codes
+            check_pooling(&w, small.shape, 1)
+            places = &small[0, 0, 0, 0]
+        else:
+            large = codes
+            check_pooling(&w, large.shape, 4)
+            places, code_bytes = &large[0, 0, 0, 0], 4
         with nogil:
-            table.max_pool2d_forward(&w, &x[0, 0, 0, 0], &out[0, 0, 0, 0], &codes[0, 0, 0, 0], sizeof(code))
+            table.max_pool2d_forward(&w, &x[0, 0, 0, 0], &out[0, 0, 0, 0], places, code_bytes, relu)
 
     def max_pool2d_backward(self, const floating[:, :, :, ::1] dout not None, const code[:, :, :, ::1] codes not None,
-                            floating[:, :, :, ::1] dx not None, kernel_size, stride, padding):
+                            floating[:, :, :, ::1] dx not None, kernel_size, stride, padding,
+                            const floating[:, :, :, ::1] rectified=None):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef nnkit_window w = window(dx.shape, dout.shape, kernel_size, stride, padding)
+        cdef const void *positive = &rectified[0, 0, 0, 0] if rectified is not None else NULL
         check_pooling(&w, codes.shape, sizeof(code))
+        if rectified is not None:
+            check_like(dout.shape, rectified.shape, "rectified")
         with nogil:
-            table.max_pool2d_backward(&w, &dout[0, 0, 0, 0], &codes[0, 0, 0, 0], sizeof(code), &dx[0, 0, 0, 0])
+            table.max_pool2d_backward(&w, &dout[0, 0, 0, 0], &codes[0, 0, 0, 0], sizeof(code), positive,
+                                      &dx[0, 0, 0, 0])
 
     def batch_norm_statistics(self, const floating[:, ::1] x not None, floating[::1] mean not None,
                               floating[::1] variance not None):
@@ -266,33 +383,49 @@ cdef class KernelSet:
 
     def batch_norm_apply(self, const floating[:, ::1] x not None, const floating[::1] mean not None,
                          const floating[::1] inverse_std not None, const floating[::1] weight not None,
-                         const floating[::1] bias not None, floating[:, ::1] out not None):
+                         const floating[::1] bias not None, floating[:, ::1] out not None, str activation="identity",
+                         const floating[:, ::1] addend=None):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef Py_ssize_t rows = x.shape[0], columns = x.shape[1]
-        cdef int status
+        cdef const void *add = &addend[0, 0] if addend is not None else NULL
+        cdef int status, kind = activation_code(activation)
         check(out.shape[0] == rows and out.shape[1] == columns, f"batch_norm_apply: out must be ({rows}, {columns})")
+        check(addend is None or (addend.shape[0] == rows and addend.shape[1] == columns),
+              f"batch_norm_apply: addend must be ({rows}, {columns})")
         check(mean.shape[0] == inverse_std.shape[0] == weight.shape[0] == bias.shape[0] == columns,
               f"batch_norm_apply: mean, inverse_std, weight and bias must have {columns} elements")
         with nogil:
             status = table.batch_norm_apply(&x[0, 0], rows, columns, &mean[0], &inverse_std[0], &weight[0], &bias[0],
-                                            &out[0, 0])
+                                            kind, add, &out[0, 0])
         check_memory(status)
 
     def batch_norm_backward(self, const floating[:, ::1] dout not None, const floating[:, ::1] x not None,
                             const floating[::1] mean not None, const floating[::1] inverse_std not None,
-                            const floating[::1] weight not None, floating[:, ::1] dx not None,
-                            floating[::1] dweight not None, floating[::1] dbias not None):
+                            const floating[::1] weight not None, const floating[::1] bias not None,
+                            floating[:, ::1] dx not None, floating[::1] dweight not None, floating[::1] dbias not None,
+                            str activation="identity", const floating[:, ::1] sum_out=None,
+                            floating[:, ::1] daddend=None):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef Py_ssize_t rows = x.shape[0], columns = x.shape[1]
-        cdef int status
+        cdef const void *rectified = NULL
+        cdef void *inner = NULL
+        cdef int status, kind = activation_code(activation)
         check(rows > 0, "batch_norm_backward: there are no rows")
         check(dout.shape[0] == dx.shape[0] == rows and dout.shape[1] == dx.shape[1] == columns,
               f"batch_norm_backward: dout and dx must be ({rows}, {columns})")
-        check(mean.shape[0] == inverse_std.shape[0] == weight.shape[0] == dweight.shape[0] == dbias.shape[0] == columns,
-              f"batch_norm_backward: mean, inverse_std, weight, dweight and dbias must have {columns} elements")
+        check(mean.shape[0] == inverse_std.shape[0] == weight.shape[0] == bias.shape[0] == dweight.shape[0]
+              == dbias.shape[0] == columns,
+              f"batch_norm_backward: mean, inverse_std, weight, bias, dweight and dbias must have {columns} elements")
+        if sum_out is not None or daddend is not None:
+            check(sum_out is not None and daddend is not None and kind == NNKIT_RELU,
+                  "batch_norm_backward: sum_out and daddend are for ReLU and come together")
+            check(sum_out.shape[0] == daddend.shape[0] == rows and sum_out.shape[1] == daddend.shape[1] == columns,
+                  f"batch_norm_backward: sum_out and daddend must be ({rows}, {columns})")
+            rectified, inner = &sum_out[0, 0], &daddend[0, 0]
         with nogil:
             status = table.batch_norm_backward(&dout[0, 0], &x[0, 0], rows, columns, &mean[0], &inverse_std[0],
-                                               &weight[0], &dx[0, 0], &dweight[0], &dbias[0])
+                                               &weight[0], &bias[0], kind, rectified, inner, &dx[0, 0], &dweight[0],
+                                               &dbias[0])
         check_memory(status)
 
     def relu_forward(self, const floating[::1] x not None, floating[::1] out not None):
@@ -321,6 +454,84 @@ cdef class KernelSet:
         with nogil:
             table.gelu_backward(&dout[0], &x[0], &dx[0], dout.shape[0], tanh)
 
+    def silu_forward(self, const floating[::1] x not None, floating[::1] out not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        check_sizes(x.shape[0], out.shape[0], x.shape[0])
+        with nogil:
+            table.silu_forward(&x[0], &out[0], x.shape[0])
+
+    def silu_backward(self, const floating[::1] dout not None, const floating[::1] x not None,
+                      floating[::1] dx not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        check_sizes(dout.shape[0], x.shape[0], dx.shape[0])
+        with nogil:
+            table.silu_backward(&dout[0], &x[0], &dx[0], dout.shape[0])
+
+    def sigmoid_forward(self, const floating[::1] x not None, floating[::1] out not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        check_sizes(x.shape[0], out.shape[0], x.shape[0])
+        with nogil:
+            table.sigmoid_forward(&x[0], &out[0], x.shape[0])
+
+    def sigmoid_backward(self, const floating[::1] dout not None, const floating[::1] out not None,
+                         floating[::1] dx not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        check_sizes(dout.shape[0], out.shape[0], dx.shape[0])
+        with nogil:
+            table.sigmoid_backward(&dout[0], &out[0], &dx[0], dout.shape[0])
+
+    def tanh_forward(self, const floating[::1] x not None, floating[::1] out not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        check_sizes(x.shape[0], out.shape[0], x.shape[0])
+        with nogil:
+            table.tanh_forward(&x[0], &out[0], x.shape[0])
+
+    def tanh_backward(self, const floating[::1] dout not None, const floating[::1] out not None,
+                      floating[::1] dx not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        check_sizes(dout.shape[0], out.shape[0], dx.shape[0])
+        with nogil:
+            table.tanh_backward(&dout[0], &out[0], &dx[0], dout.shape[0])
+
+    def add(self, const floating[::1] a not None, const floating[::1] b not None, floating[::1] out not None,
+            bint relu=False):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        check_sizes(a.shape[0], b.shape[0], out.shape[0])
+        with nogil:
+            table.add(&a[0], &b[0], &out[0], out.shape[0], relu)
+
+    def cross_entropy_forward(self, const floating[:, ::1] scores not None, const int64_t[::1] labels not None,
+                              const double[::1] class_weight, const double[::1] sample_weight,
+                              double label_smoothing, floating[:, ::1] probabilities not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef Py_ssize_t rows = scores.shape[0], columns = scores.shape[1]
+        cdef const double *by_class = &class_weight[0] if class_weight is not None else NULL
+        cdef const double *by_row = &sample_weight[0] if sample_weight is not None else NULL
+        cdef double[2] result
+        cdef int status
+        check_batch(rows, columns, labels, class_weight, sample_weight)
+        if probabilities.shape[0] != rows or probabilities.shape[1] != columns:
+            raise ValueError(f"cross_entropy_forward: probabilities must be ({rows}, {columns})")
+        with nogil:
+            status = table.cross_entropy_forward(&scores[0, 0], rows, columns, &labels[0], by_class, by_row,
+                                                 label_smoothing, &probabilities[0, 0], result)
+        check_memory(status)
+        return result[0], result[1]
+
+    def cross_entropy_backward(self, const floating[:, ::1] probabilities not None, const int64_t[::1] labels not None,
+                               const double[::1] class_weight, const double[::1] sample_weight,
+                               double label_smoothing, double scale, floating[:, ::1] dscores not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef Py_ssize_t rows = probabilities.shape[0], columns = probabilities.shape[1]
+        cdef const double *by_class = &class_weight[0] if class_weight is not None else NULL
+        cdef const double *by_row = &sample_weight[0] if sample_weight is not None else NULL
+        check_batch(rows, columns, labels, class_weight, sample_weight)
+        if dscores.shape[0] != rows or dscores.shape[1] != columns:
+            raise ValueError(f"cross_entropy_backward: dscores must be ({rows}, {columns})")
+        with nogil:
+            table.cross_entropy_backward(&probabilities[0, 0], rows, columns, &labels[0], by_class, by_row,
+                                         label_smoothing, scale, &dscores[0, 0])
+
     def sgd_step(self, floating[::1] params not None, const floating[::1] grads not None, floating[::1] velocity,
                  double lr, double momentum, double weight_decay, bint nesterov):
         cdef const nnkit_table *table = &self.tables[floating is double]
@@ -344,28 +555,45 @@ cdef class KernelSet:
     def augment(self, const pixel[:, :, :, ::1] images not None, indices, flip, shift_y, shift_x, hole_y, hole_x,
                 Py_ssize_t hole, scale, offset, floating[:, :, :, ::1] out not None):
         cdef const nnkit_table *table = &self.tables[floating is double]
-        cdef const int64_t[::1] picks = integers(indices), dy = integers(shift_y), dx = integers(shift_x)
-        cdef const int64_t[::1] top = integers(hole_y), left = integers(hole_x)
-        cdef const uint8_t[::1] mirror = np.ascontiguousarray(flip, np.uint8)
+        cdef Py_ssize_t batch = out.shape[0]
+        cdef const int64_t[::1] picks = integers(indices, batch, "indices", 0, images.shape[0])
+        cdef const int64_t[::1] dy = integers(shift_y, batch, "shift_y", -FAR, FAR)
+        cdef const int64_t[::1] dx = integers(shift_x, batch, "shift_x", -FAR, FAR)
+        cdef const int64_t[::1] top = integers(hole_y, batch, "hole_y", -FAR, FAR)
+        cdef const int64_t[::1] left = integers(hole_x, batch, "hole_x", -FAR, FAR)
+        cdef const uint8_t[::1] mirror = None if flip is None else np.ascontiguousarray(flip, np.uint8)
         real = np.float64 if floating is double else np.float32
         cdef const floating[::1] factors = np.ascontiguousarray(scale, real)
         cdef const floating[::1] terms = np.ascontiguousarray(offset, real)
-        cdef Py_ssize_t b, batch = out.shape[0]
         cdef nnkit_window w
+        cdef int status
         w.batch, w.height, w.width, w.channels = batch, out.shape[1], out.shape[2], out.shape[3]
         if sizeof(pixel) > 1 and sizeof(pixel) != sizeof(floating):
             raise TypeError("augment: images must be uint8 or of out's type")
-        check(images.shape[1] == w.height and images.shape[2] == w.width and images.shape[3] == w.channels,
-              f"augment: out must hold pictures of {images.shape[1]}x{images.shape[2]}x{images.shape[3]}")
-        check(factors.shape[0] == terms.shape[0] == w.channels,
-              f"augment: scale and offset must have {w.channels} elements")
-        check(picks.shape[0] == mirror.shape[0] == dy.shape[0] == dx.shape[0] == top.shape[0] == left.shape[0] == batch,
-              f"augment: indices, flip, shifts and holes must have {batch} elements")
-        check(0 <= hole < FAR, f"augment: hole must not be negative, got {hole}")
-        for b in range(batch):
-            check(0 <= picks[b] < images.shape[0], f"augment: index {picks[b]} of {images.shape[0]} images")
-            check(-FAR < dy[b] < FAR and -FAR < dx[b] < FAR and -FAR < top[b] < FAR and -FAR < left[b] < FAR,
-                  f"augment: shift or hole of picture {b} is out of range")
+        if images.shape[1] != w.height or images.shape[2] != w.width or images.shape[3] != w.channels:
+            raise ValueError(f"augment: pictures are {images.shape[1]}x{images.shape[2]}x{images.shape[3]}, "
+                             f"but out holds some of {w.height}x{w.width}x{w.channels}")
+        if factors.shape[0] != w.channels or terms.shape[0] != w.channels:
+            raise ValueError(f"augment: scale and offset must have {w.channels} elements")
+        if mirror is not None and mirror.shape[0] != batch:
+            raise ValueError(f"augment: flip must have {batch} elements, got {mirror.shape[0]}")
+        if picks is None or (dy is None) != (dx is None):
+            raise ValueError("augment: expected indices, and shifts along both axes or neither")
+        if not 0 <= hole < FAR or (hole and (top is None or left is None)):
+            raise ValueError(f"augment: hole must be from 0 to below 2^20 and have places, got {hole}")
+        cdef const int64_t *no_place = NULL
         with nogil:
-            table.augment(&w, &images[0, 0, 0, 0], sizeof(pixel), &picks[0], &mirror[0], &dy[0], &dx[0], &top[0],
-                          &left[0], hole, &factors[0], &terms[0], &out[0, 0, 0, 0])
+            status = table.augment(
+                &w, &images[0, 0, 0, 0], sizeof(pixel), &picks[0], &mirror[0] if mirror is not None else NULL,
+                &dy[0] if dy is not None else no_place, &dx[0] if dx is not None else no_place,
+                &top[0] if hole else no_place, &left[0] if hole else no_place, hole, &factors[0], &terms[0],
+                &out[0, 0, 0, 0])
+        check_memory(status)
+
+    def transpose_images(self, const floating[:, :, ::1] x not None, floating[:, :, ::1] out not None):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef Py_ssize_t images = x.shape[0], rows = x.shape[1], columns = x.shape[2]
+        if out.shape[0] != images or out.shape[1] != columns or out.shape[2] != rows:
+            raise ValueError(f"transpose_images: out must be ({images}, {columns}, {rows})")
+        with nogil:
+            table.transpose_images(&x[0, 0, 0], &out[0, 0, 0], images, rows, columns)

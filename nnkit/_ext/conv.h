@@ -12,6 +12,7 @@ typedef struct {
     /* What to sum: `taps` times `depth` channels. */
     const real *in, *weights, *bias, *zeros;       /* weights: panels of [taps][depth][PANEL] */
     real *out;
+    int relu;
     ptrdiff_t taps_y, taps_x, depth, out_channels, panels;
     /* Where: pixel (y, x) meets, with tap (i, j), the input at rows[y][i] + columns[x][j]; negative when outside. */
     ptrdiff_t batch, height, width, in_image;
@@ -72,6 +73,12 @@ INLINE void FN(convolve_tile)(int vectors, const FN(indirect) *c, const FN(tile)
             sums[r][v] = FN(load)(start + v * LANES);
     for (ptrdiff_t t = 0; t < tile->taps; t++)
         FN(multiply)(vectors, pointers[t], 1, panel + tap[t] * c->depth * PANEL, PANEL, c->depth, sums);
+    if (c->relu)
+        UNROLL
+        for (int r = 0; r < ROWS; r++)
+            UNROLL
+            for (int v = 0; v < vectors; v++)
+                sums[r][v] = FN(rectify)(sums[r][v]);
     if (tile->count == ROWS && width == vectors * LANES) {
         UNROLL
         for (int r = 0; r < ROWS; r++)
@@ -129,13 +136,10 @@ typedef struct {                                   /* the packing of a weight (o
 } FN(packing);
 
 /* One panel: [tap][depth][PANEL], zeros beyond the last column. */
-KERNEL void FN(pack_weight_task)(void *job, ptrdiff_t index, int thread)
+KERNEL void FN(pack_weight)(const FN(packing) *p, ptrdiff_t index, real *panel)
 {
-    (void)thread;
-    const FN(packing) *p = job;
     ptrdiff_t depth = p->transposed ? p->out : p->in, columns = p->transposed ? p->in : p->out;
     ptrdiff_t first = index * PANEL, width = MIN(PANEL, columns - first);
-    real *panel = p->panels + index * p->taps * depth * PANEL;
     if (width < PANEL)
         memset(panel, 0, sizeof(real) * p->taps * depth * PANEL);
     if (p->transposed)
@@ -151,6 +155,13 @@ KERNEL void FN(pack_weight_task)(void *job, ptrdiff_t index, int thread)
                 memcpy(panel + ((c + r) % p->taps * depth + (c + r) / p->taps) * PANEL, rows + r * PANEL,
                        sizeof(real) * width);
         }
+}
+
+KERNEL void FN(pack_weight_task)(void *job, ptrdiff_t index, int thread)
+{
+    (void)thread;
+    const FN(packing) *p = job;
+    FN(pack_weight)(p, index, p->panels + index * p->taps * (p->transposed ? p->out : p->in) * PANEL);
 }
 
 /* The taps of the way forward: pixel y, tap i -> input row y * stride - pad + i. */
@@ -186,41 +197,11 @@ KERNEL void FN(visit)(ptrdiff_t height, ptrdiff_t width, ptrdiff_t stride_y, ptr
                     (*order)[0] = (int32_t)y, (*order)[1] = (int32_t)x;
 }
 
-/* Copy an image into a frame of zeros, so that a row of the kernel meets one run of kernel_x * channels numbers. */
-KERNEL void FN(frame)(const nnkit_window *w, const real *image, real *framed)
-{
-    ptrdiff_t row = w->width * w->channels, pitch = row + 2 * w->pad_x * w->channels;
-    memset(framed, 0, sizeof(real) * (w->height + 2 * w->pad_y) * pitch);
-    for (ptrdiff_t y = 0; y < w->height; y++)
-        memcpy(framed + (y + w->pad_y) * pitch + w->pad_x * w->channels, image + y * row, sizeof(real) * row);
-}
-
-typedef struct {
-    const nnkit_window *w;
-    const real *x;
-    real *framed;
-    ptrdiff_t framed_image;
-} FN(framing);
-
-KERNEL void FN(frame_task)(void *job, ptrdiff_t index, int thread)
-{
-    (void)thread;
-    const FN(framing) *f = job;
-    FN(frame)(f->w, f->x + index * f->w->height * f->w->width * f->w->channels, f->framed + index * f->framed_image);
-}
-
-/* Few channels (a picture's three): the kernel's columns and channels count as one dimension. */
-INLINE int FN(wants_frame)(const nnkit_window *w)
-{
-    return w->channels <= 4 && w->kernel_x > 1 && w->pad_y < w->kernel_y && w->pad_x < w->kernel_x;
-}
-
-/* What is summed on the way forward or back; w is the framed window if it is framed. */
-KERNEL FN(indirect) FN(describe)(const nnkit_window *w, int framed, int back)
+/* What is summed on the way forward or back. */
+KERNEL FN(indirect) FN(describe)(const nnkit_window *w, int back)
 {
     ptrdiff_t in_channels = back ? w->out_channels : w->channels;
-    FN(indirect) c = {.taps_y = w->kernel_y, .taps_x = framed ? 1 : w->kernel_x,
-                      .depth = framed ? w->kernel_x * in_channels : in_channels, .batch = w->batch,
+    FN(indirect) c = {.taps_y = w->kernel_y, .taps_x = w->kernel_x, .depth = in_channels, .batch = w->batch,
                       .out_channels = back ? w->channels : w->out_channels,
                       .height = back ? w->height : w->out_height, .width = back ? w->width : w->out_width};
     c.in_image = (back ? w->out_height * w->out_width : w->height * w->width) * in_channels;
@@ -249,14 +230,10 @@ KERNEL void FN(find_places)(const nnkit_window *w, const FN(indirect) *c, int ba
     }
 }
 
-KERNEL int FN(convolve)(const nnkit_window *window, const real *in, const real *weight, const real *bias, real *out,
-                        int back)
+KERNEL int FN(convolve)(const nnkit_window *w, const real *in, const real *weight, const real *bias, int relu,
+                        real *out, int back)
 {
-    nnkit_window w = *window;
-    int framed = !back && FN(wants_frame)(&w);
-    if (framed)
-        w.height += 2 * w.pad_y, w.width += 2 * w.pad_x, w.pad_y = w.pad_x = 0;
-    FN(indirect) c = FN(describe)(&w, framed, back);
+    FN(indirect) c = FN(describe)(w, back);
     if (c.batch == 0 || c.out_channels == 0)  /* an empty array may claim images of any size: prepare nothing */
         return 0;
     ptrdiff_t taps = c.taps_y * c.taps_x, pixels = c.height * c.width;
@@ -267,32 +244,18 @@ KERNEL int FN(convolve)(const nnkit_window *window, const real *in, const real *
     size_t rows = nnkit_reserve(&total, sizeof(ptrdiff_t) * c.height * c.taps_y);
     size_t columns = nnkit_reserve(&total, sizeof(ptrdiff_t) * c.width * c.taps_x);
     size_t order = nnkit_reserve(&total, sizeof(int32_t) * 2 * pixels);
-    size_t frames = nnkit_reserve(&total, framed ? sizeof(real) * c.batch * c.in_image : 0);
     size_t own = nnkit_reserve(&total, c.scratch_per_thread * threads);
     char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;
-    c.in = framed ? (real *)(scratch + frames) : in, c.bias = bias, c.out = out, c.scratch = scratch + own;
-    c.weights = (real *)(scratch + weights), c.zeros = memset(scratch + zeros, 0, sizeof(real) * c.depth);
+    c.in = in, c.bias = bias, c.relu = relu, c.out = out;
+    c.scratch = scratch + own, c.weights = (real *)(scratch + weights);
+    c.zeros = memset(scratch + zeros, 0, sizeof(real) * c.depth);
     c.rows = (ptrdiff_t *)(scratch + rows), c.columns = (ptrdiff_t *)(scratch + columns);
     c.order = (void *)(scratch + order);
-    FN(find_places)(&w, &c, back, (ptrdiff_t *)c.rows, (ptrdiff_t *)c.columns, (void *)c.order);
-    if (framed) {
-        FN(framing) framing = {window, in, (real *)c.in, c.in_image};
-        nnkit_parallel(threads, c.batch, FN(frame_task), &framing);
-    }
-    FN(packing) packing = {weight, (real *)c.weights, w.channels, w.out_channels, w.kernel_y * w.kernel_x, back};
+    FN(find_places)(w, &c, back, (ptrdiff_t *)c.rows, (ptrdiff_t *)c.columns, (void *)c.order);
+    FN(packing) packing = {weight, (real *)c.weights, w->channels, w->out_channels, w->kernel_y * w->kernel_x, back};
     nnkit_parallel(threads, c.panels, FN(pack_weight_task), &packing);
     nnkit_parallel(threads, CEIL_DIV(c.batch * pixels, c.block), FN(convolve_task), &c);
     return 0;
-}
-
-KERNEL int FN(conv2d_forward)(const nnkit_window *w, const void *x, const void *weight, const void *bias, void *out)
-{
-    return FN(convolve)(w, x, weight, bias, out, 0);
-}
-
-KERNEL int FN(conv2d_backward_input)(const nnkit_window *w, const void *dout, const void *weight, void *dx)
-{
-    return FN(convolve)(w, dout, weight, NULL, dx, 1);
 }

@@ -2,14 +2,12 @@
 
    A register tile holds ROWS channels of x times PANEL channels of dout for one tap, summed over the pixels of a
    block. A block's x and dout are first copied to where the tile reads them in sequence: x in groups of ROWS
-   channels, dout in panels. Pictures with few channels become rows of "patches", all taps of a pixel side by side,
-   which count as channels of a single tap. The batch is cut into a fixed number of parts, whose sums are added in
-   their order at the end: the result is the same bits with any number of threads. */
+   channels, dout in panels. The batch is cut into a fixed number of parts, whose sums are added in their order at the
+   end: the result is the same bits with any number of threads. */
 
 typedef struct {
     const nnkit_window *w;
     const real *x, *dout;
-    int patches;                                   /* whether pixels are spread out into patches */
     ptrdiff_t taps, groups, panels;                /* groups of ROWS channels, panels of PANEL out-channels */
     ptrdiff_t parts, shares, panels_a_share;       /* tasks: a part of the batch x a share of the panels */
     ptrdiff_t block_images, block_rows;
@@ -22,25 +20,31 @@ typedef struct {
 
 typedef struct { ptrdiff_t first, images, top, rows; } FN(block);  /* images and their output rows */
 
-/* dout's panel [pixel][PANEL], zeros beyond the last channel; its column sums are added to bias. */
-KERNEL void FN(pack_dout)(const FN(weight_job) *g, FN(block) b, ptrdiff_t panel, real *out, double *bias)
+/* dout's panel [pixel][PANEL], zeros beyond the last channel. */
+KERNEL void FN(pack_dout)(const FN(weight_job) *g, FN(block) b, ptrdiff_t panel, real *out)
 {
     const nnkit_window *w = g->w;
     ptrdiff_t width = MIN(PANEL, w->out_channels - panel * PANEL), pixels = b.rows * w->out_width;
-    vec s0 = {0}, s1 = {0};
     for (ptrdiff_t n = 0; n < b.images; n++) {
         ptrdiff_t first = ((b.first + n) * w->out_height + b.top) * w->out_width;
         const real *in = g->dout + first * w->out_channels + panel * PANEL;
-        for (ptrdiff_t p = 0; p < pixels; p++, in += w->out_channels, out += PANEL) {
+        for (ptrdiff_t p = 0; p < pixels; p++, in += w->out_channels, out += PANEL)
             if (width == PANEL) {
                 FN(store)(out, FN(load)(in));
                 FN(store)(out + LANES, FN(load)(in + LANES));
             } else
                 for (ptrdiff_t c = 0; c < PANEL; c++)
                     out[c] = c < width ? in[c] : 0;
-            s0 += FN(load)(out);
-            s1 += FN(load)(out + LANES);
-        }
+    }
+}
+
+/* bias[c] += the sum of column c of a panel. */
+KERNEL void FN(add_column_sums)(const real *panel, ptrdiff_t pitch, ptrdiff_t rows, double *bias)
+{
+    vec s0 = {0}, s1 = {0};
+    for (ptrdiff_t p = 0; p < rows; p++, panel += pitch) {
+        s0 += FN(load)(panel);
+        s1 += FN(load)(panel + LANES);
     }
     for (int c = 0; c < LANES; c++) {
         bias[c] += s0[c];
@@ -65,25 +69,6 @@ KERNEL void FN(pack_x)(const FN(weight_job) *g, FN(block) b, ptrdiff_t top, ptrd
     }
 }
 
-/* For each pixel of the block the kernel_y runs of kernel_x * channels numbers that it meets, from the framed image. */
-KERNEL void FN(pack_patches)(const FN(weight_job) *g, FN(block) b, real *frame, real *out)
-{
-    const nnkit_window w = *g->w;
-    ptrdiff_t pitch = (w.width + 2 * w.pad_x) * w.channels;
-    ptrdiff_t run = w.kernel_x * w.channels, size = g->groups * ROWS;
-    memset(out, 0, sizeof(real) * b.images * b.rows * w.out_width * size);
-    for (ptrdiff_t n = 0; n < b.images; n++) {
-        FN(frame)(&w, g->x + (b.first + n) * w.height * w.width * w.channels, frame);
-        for (ptrdiff_t y = b.top; y < b.top + b.rows; y++)
-            for (ptrdiff_t x = 0; x < w.out_width; x++, out += size) {
-                const real *in = frame + y * w.stride_y * pitch + x * w.stride_x * w.channels;
-                for (ptrdiff_t i = 0; i < w.kernel_y; i++)
-                    for (ptrdiff_t c = 0; c < run; c++)
-                        out[i * run + c] = in[i * pitch + c];
-            }
-    }
-}
-
 /* The outputs o with 0 <= o * stride + shift < size: from *low up to, without, *high. */
 INLINE void FN(valid)(ptrdiff_t shift, ptrdiff_t stride, ptrdiff_t size, ptrdiff_t count, ptrdiff_t *low,
                       ptrdiff_t *high)
@@ -92,34 +77,36 @@ INLINE void FN(valid)(ptrdiff_t shift, ptrdiff_t stride, ptrdiff_t size, ptrdiff
     *high = shift < size ? MIN(count, (size - 1 - shift) / stride + 1) : 0;
 }
 
-INLINE void FN(load_tile)(const real *tile, int add, vec sums[ROWS][2])
+INLINE void FN(clear)(vec sums[ROWS][2])
+{
+    UNROLL
+    for (int r = 0; r < ROWS; r++)
+        sums[r][0] = sums[r][1] = (vec){0};
+}
+
+/* Sums of a block are added, not gone on with: so the error grows with a block's length and the blocks' number only. */
+INLINE void FN(store_tile)(real *tile, int add, vec sums[ROWS][2])
 {
     UNROLL
     for (int r = 0; r < ROWS; r++)
         UNROLL
-        for (int v = 0; v < 2; v++)
-            sums[r][v] = add ? FN(load)(tile + r * PANEL + v * LANES) : (vec){0};
+        for (int v = 0; v < 2; v++) {
+            real *place = tile + r * PANEL + v * LANES;
+            FN(store)(place, add ? FN(load)(place) + sums[r][v] : sums[r][v]);
+        }
 }
 
-INLINE void FN(store_tile)(real *tile, vec sums[ROWS][2])
-{
-    UNROLL
-    for (int r = 0; r < ROWS; r++)
-        UNROLL
-        for (int v = 0; v < 2; v++)
-            FN(store)(tile + r * PANEL + v * LANES, sums[r][v]);
-}
-
-KERNEL void FN(weight_tile_patches)(ptrdiff_t pixels, ptrdiff_t pitch, const real *x, const real *dout, int add,
-                                    real *tile)
+/* ROWS columns of x by a panel of dout, over rows that lie pitches apart. */
+KERNEL void FN(weight_tile_rows)(ptrdiff_t rows, const real *x, ptrdiff_t x_pitch, const real *dout,
+                                 ptrdiff_t dout_pitch, int add, real *tile)
 {
     const real *a[ROWS];
     vec sums[ROWS][2];
     for (int r = 0; r < ROWS; r++)
         a[r] = x + r;
-    FN(load_tile)(tile, add, sums);
-    FN(multiply)(2, a, pitch, dout, PANEL, pixels, sums);
-    FN(store_tile)(tile, sums);
+    FN(clear)(sums);
+    FN(multiply)(2, a, x_pitch, dout, dout_pitch, rows, sums);
+    FN(store_tile)(tile, add, sums);
 }
 
 /* One group of channels, one panel, tap (i, j): over the rows of the block's images that meet it. */
@@ -131,7 +118,7 @@ KERNEL void FN(weight_tile)(const nnkit_window *w, FN(block) b, ptrdiff_t top, p
     FN(valid)(j - w->pad_x, w->stride_x, w->width, w->out_width, &x_low, &x_high);
     y_low = MAX(y_low, b.top), y_high = MIN(y_high, b.top + b.rows);
     vec sums[ROWS][2];
-    FN(load_tile)(tile, add, sums);
+    FN(clear)(sums);
     if (x_low < x_high)
         for (ptrdiff_t n = 0; n < b.images; n++)
             for (ptrdiff_t y = y_low; y < y_high; y++) {
@@ -144,33 +131,28 @@ KERNEL void FN(weight_tile)(const nnkit_window *w, FN(block) b, ptrdiff_t top, p
                 const real *b_rows = dout + ((n * b.rows + y - b.top) * w->out_width + x_low) * PANEL;
                 FN(multiply)(2, a, w->stride_x * ROWS, b_rows, PANEL, x_high - x_low, sums);
             }
-    FN(store_tile)(tile, sums);
+    FN(store_tile)(tile, add, sums);
 }
 
 KERNEL void FN(weight_block)(const FN(weight_job) *g, FN(block) b, ptrdiff_t part, ptrdiff_t share, int add,
                              real *scratch)
 {
     const nnkit_window *w = g->w;
-    real *x = scratch, *dout = x + g->x_size, *frame = dout + g->dout_size;
+    real *x = scratch, *dout = x + g->x_size;
     ptrdiff_t pixels = b.images * b.rows * w->out_width;
     ptrdiff_t top = MAX(b.top * w->stride_y - w->pad_y, 0);
     ptrdiff_t bottom = MIN((b.top + b.rows - 1) * w->stride_y - w->pad_y + w->kernel_y, w->height);
     ptrdiff_t x_rows = MAX(bottom - top, 0);
-    if (g->patches)
-        FN(pack_patches)(g, b, frame, x);
-    else
-        FN(pack_x)(g, b, MIN(top, w->height), x_rows, x);
+    FN(pack_x)(g, b, MIN(top, w->height), x_rows, x);
     for (ptrdiff_t p = share * g->panels_a_share; p < MIN((share + 1) * g->panels_a_share, g->panels); p++) {
         ptrdiff_t place = part * g->panels + p;
-        FN(pack_dout)(g, b, p, dout, g->bias_partial + place * PANEL);
+        FN(pack_dout)(g, b, p, dout);
+        FN(add_column_sums)(dout, PANEL, pixels, g->bias_partial + place * PANEL);
         for (ptrdiff_t c = 0; c < g->groups; c++)
             for (ptrdiff_t t = 0; t < g->taps; t++) {
                 real *tile = g->partial + ((place * g->taps + t) * g->groups + c) * ROWS * PANEL;
-                if (g->patches)
-                    FN(weight_tile_patches)(pixels, g->groups * ROWS, x + c * ROWS, dout, add, tile);
-                else
-                    FN(weight_tile)(w, b, top, x_rows, t / w->kernel_x, t % w->kernel_x,
-                                    x + c * b.images * x_rows * w->width * ROWS, dout, add, tile);
+                FN(weight_tile)(w, b, top, x_rows, t / w->kernel_x, t % w->kernel_x,
+                                x + c * b.images * x_rows * w->width * ROWS, dout, add, tile);
             }
     }
 }
@@ -209,7 +191,7 @@ KERNEL void FN(reduce_task)(void *job, ptrdiff_t panel, int thread)
         ptrdiff_t count = MIN(CHANNELS, in * taps - k);
         for (ptrdiff_t c = 0; c < count; c++) {
             ptrdiff_t t = (k + c) % taps, i = (k + c) / taps;
-            const real *row = g->partial + panel * size + (g->patches ? t * in + i : t * g->groups * ROWS + i) * PANEL;
+            const real *row = g->partial + panel * size + (t * g->groups * ROWS + i) * PANEL;
             vec low = FN(load)(row), high = FN(load)(row + LANES);
             for (ptrdiff_t part = 1; part < g->parts; part++) {
                 low += FN(load)(row + part * g->panels * size);
@@ -234,10 +216,9 @@ KERNEL void FN(cut)(FN(weight_job) *g)
 {
     enum { TASKS = 16, PARTIAL_BYTES = 16 << 20, PIXELS = 256, MOST_PIXELS = 1024 };
     const nnkit_window *w = g->w;
-    ptrdiff_t taps = w->kernel_y * w->kernel_x, pixels = w->out_height * w->out_width;
-    g->patches = FN(wants_frame)(w);
-    g->taps = g->patches ? 1 : taps;
-    g->groups = CEIL_DIV(g->patches ? taps * w->channels : w->channels, ROWS);
+    ptrdiff_t pixels = w->out_height * w->out_width;
+    g->taps = w->kernel_y * w->kernel_x;
+    g->groups = CEIL_DIV(w->channels, ROWS);
     g->panels = CEIL_DIV(w->out_channels, PANEL);
     g->part_size = g->panels * g->taps * g->groups * ROWS * PANEL;
     g->parts = MIN(MIN(w->batch, TASKS), PARTIAL_BYTES / (ptrdiff_t)sizeof(real) / MAX(g->part_size, 1));
@@ -248,20 +229,12 @@ KERNEL void FN(cut)(FN(weight_job) *g)
     g->block_rows = pixels <= PIXELS ? w->out_height : MIN(MAX(MOST_PIXELS / w->out_width, 1), w->out_height);
     ptrdiff_t x_rows = MIN((g->block_rows - 1) * w->stride_y + w->kernel_y, w->height);
     g->dout_size = g->block_images * g->block_rows * w->out_width * PANEL;
-    g->x_size = g->block_images * (g->patches ? g->block_rows * w->out_width : x_rows * w->width) * g->groups * ROWS;
-    size_t frame = g->patches ? (w->height + 2 * w->pad_y) * (w->width + 2 * w->pad_x) * w->channels : 0;
-    g->scratch_per_thread = (sizeof(real) * (g->dout_size + g->x_size + frame) + 63) / 64 * 64;
+    g->x_size = g->block_images * x_rows * w->width * g->groups * ROWS;
+    g->scratch_per_thread = (sizeof(real) * (g->dout_size + g->x_size) + 63) / 64 * 64;
 }
 
-KERNEL int FN(conv2d_backward_weight)(const nnkit_window *w, const void *x, const void *dout, void *dweight,
-                                       void *dbias)
+KERNEL int FN(convolve_weight)(const nnkit_window *w, const real *x, const real *dout, real *dweight, real *dbias)
 {
-    if (w->batch == 0) {  /* an empty array may claim images of any size: prepare nothing */
-        memset(dweight, 0, sizeof(real) * w->out_channels * w->channels * w->kernel_y * w->kernel_x);
-        if (dbias)
-            memset(dbias, 0, sizeof(real) * w->out_channels);
-        return 0;
-    }
     FN(weight_job) g = {.w = w, .x = x, .dout = dout};
     FN(cut)(&g);
     ptrdiff_t pixels = w->batch * w->out_height * w->out_width;

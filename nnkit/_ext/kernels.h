@@ -19,30 +19,58 @@ typedef struct {            /* a sliding window: input (batch, height, width, ch
     ptrdiff_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x;
 } nnkit_window;
 
+/* How a convolution is computed. AUTO takes what is estimated to be fastest; where Winograd's minimal filtering does
+   not apply (a kernel other than 3x3, a stride), asking for it gives the direct one. */
+enum { NNKIT_AUTO, NNKIT_DIRECT, NNKIT_WINOGRAD2, NNKIT_WINOGRAD4 };
+enum { NNKIT_FORWARD, NNKIT_BACKWARD_INPUT, NNKIT_BACKWARD_WEIGHT };  /* a convolution's passes */
+
+/* What may follow a normalisation in the same pass, cheapest first. */
+enum { NNKIT_IDENTITY, NNKIT_RELU, NNKIT_GELU, NNKIT_GELU_TANH, NNKIT_SILU };
+
 typedef struct {
-    int (*gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias, int accumulate,
+    int (*gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias, int accumulate, int relu,
                 ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
-    int (*conv2d_forward)(const nnkit_window *w, const void *x, const void *weight, const void *bias, void *out);
-    int (*conv2d_backward_input)(const nnkit_window *w, const void *dout, const void *weight, void *dx);
-    int (*conv2d_backward_weight)(const nnkit_window *w, const void *x, const void *dout, void *dweight, void *dbias);
-    void (*max_pool2d_forward)(const nnkit_window *w, const void *x, void *out, void *codes, int code_bytes);
-    void (*max_pool2d_backward)(const nnkit_window *w, const void *dout, const void *codes, int code_bytes, void *dx);
+    void (*column_sums)(const void *x, ptrdiff_t rows, ptrdiff_t columns, void *sums);
+    int (*conv2d_algorithm)(const nnkit_window *w, int algorithm, int pass);  /* what would be used; never AUTO */
+    int (*conv2d_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight, const void *bias,
+                          int relu, void *out);
+    int (*conv2d_backward_input)(const nnkit_window *w, int algorithm, const void *dout, const void *weight, void *dx);
+    int (*conv2d_backward_weight)(const nnkit_window *w, int algorithm, const void *x, const void *dout, void *dweight,
+                                  void *dbias);
+    void (*max_pool2d_forward)(const nnkit_window *w, const void *x, void *out, void *codes, int code_bytes, int relu);
+    void (*max_pool2d_backward)(const nnkit_window *w, const void *dout, const void *codes, int code_bytes,
+                                const void *rectified, void *dx);
     int (*batch_norm_statistics)(const void *x, ptrdiff_t rows, ptrdiff_t columns, void *mean, void *variance);
     int (*batch_norm_apply)(const void *x, ptrdiff_t rows, ptrdiff_t columns, const void *mean, const void *inverse_std,
-                            const void *weight, const void *bias, void *out);
+                            const void *weight, const void *bias, int activation, const void *addend, void *out);
     int (*batch_norm_backward)(const void *dout, const void *x, ptrdiff_t rows, ptrdiff_t columns, const void *mean,
-                               const void *inverse_std, const void *weight, void *dx, void *dweight, void *dbias);
+                               const void *inverse_std, const void *weight, const void *bias, int activation,
+                               const void *sum_out, void *daddend, void *dx, void *dweight, void *dbias);
     void (*relu_forward)(const void *x, void *out, ptrdiff_t size);
     void (*relu_backward)(const void *dout, const void *out, void *dx, ptrdiff_t size);
     void (*gelu_forward)(const void *x, void *out, ptrdiff_t size, int tanh_form);
     void (*gelu_backward)(const void *dout, const void *x, void *dx, ptrdiff_t size, int tanh_form);
+    void (*silu_forward)(const void *x, void *out, ptrdiff_t size);
+    void (*silu_backward)(const void *dout, const void *x, void *dx, ptrdiff_t size);
+    void (*sigmoid_forward)(const void *x, void *out, ptrdiff_t size);
+    void (*sigmoid_backward)(const void *dout, const void *out, void *dx, ptrdiff_t size);
+    void (*tanh_forward)(const void *x, void *out, ptrdiff_t size);
+    void (*tanh_backward)(const void *dout, const void *out, void *dx, ptrdiff_t size);
+    void (*add)(const void *a, const void *b, void *out, ptrdiff_t size, int relu);
+    int (*cross_entropy_forward)(const void *scores, ptrdiff_t rows, ptrdiff_t columns, const int64_t *labels,
+                                 const double *class_weight, const double *sample_weight, double smoothing,
+                                 void *probabilities, double result[2]);
+    void (*cross_entropy_backward)(const void *probabilities, ptrdiff_t rows, ptrdiff_t columns, const int64_t *labels,
+                                   const double *class_weight, const double *sample_weight, double smoothing,
+                                   double scale, void *dscores);
     void (*sgd_step)(void *params, const void *grads, void *velocity, ptrdiff_t size, double lr, double momentum,
                      double weight_decay, int nesterov);
     void (*adam_step)(void *params, const void *grads, void *m, void *v, ptrdiff_t size, double step, double lr,
                       double beta1, double beta2, double eps, double weight_decay, int decoupled);
-    void (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
-                    const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
-                    const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out);
+    int (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
+                   const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
+                   const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out);
+    void (*transpose_images)(const void *x, void *out, ptrdiff_t images, ptrdiff_t rows, ptrdiff_t columns);
 } nnkit_table;
 
 /* The tables of one instruction set: [0] for float, [1] for double; NULL where it is not compiled in. */
@@ -59,6 +87,7 @@ int nnkit_threads_for(double nanoseconds);  /* how many threads work of this siz
 typedef void (*nnkit_task)(void *job, ptrdiff_t index, int thread);
 void nnkit_parallel(int threads, ptrdiff_t tasks, nnkit_task task, void *job);
 void *nnkit_scratch(size_t bytes);  /* the calling thread's own, kept from call to call; NULL when out of memory */
+void nnkit_release_scratch(void);
 
 /* Where in the scratch memory a part of this size will be: on a cache line, behind the parts before. */
 static inline size_t nnkit_reserve(size_t *total, size_t bytes)

@@ -2,7 +2,8 @@
 
 A fresh array of tens of megabytes costs more in page faults than the arithmetic done on it. `empty` hands out a
 view on a pooled buffer; when the last view is gone, the buffer's reference count says so and it is handed out again.
-Nothing is ever overwritten while somebody still holds it, so callers need not know that the pool exists.
+Nothing is ever overwritten while somebody still holds it, so callers need not know that the pool exists. What has not
+been asked for in a long time, such as the buffers of one large batch, is given back to the system.
 """
 
 import math
@@ -13,12 +14,26 @@ import threading
 import numpy as np
 from numpy.typing import DTypeLike
 
+from nnkit._ext import compiled
+
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 _SMALLEST_POOLED = 1 << 14  # bytes: below this, NumPy's own allocator is as fast
-_REFERENCES_WHEN_FREE = 2  # the pool's list and getrefcount's argument
+_REFERENCES_WHEN_FREE = 2  # the pool's and getrefcount's argument
+_PATIENCE = 1 << 14  # requests: many steps of any net, and seconds at most
 
 _lock = threading.Lock()
-_buffers: dict[int, list[np.ndarray]] = {}  # capacity in bytes -> buffers of that capacity
+_requests = 0
+
+
+class _Buffer:
+    __slots__ = ("array", "used")
+
+    def __init__(self, array: np.ndarray, used: int) -> None:
+        self.array = array
+        self.used = used  # the number of the last request that got it
+
+
+_buffers: dict[int, list[_Buffer]] = {}  # capacity in bytes -> buffers of that capacity
 
 
 def empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
@@ -44,13 +59,18 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> np.nda
     if nbytes < _SMALLEST_POOLED:
         return np.empty(shape, dtype)
     buffer = _free_buffer(_capacity(nbytes))
-    return buffer[:nbytes].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, buffer)
 
 
 def clear() -> None:
-    """Give the pool's unused buffers back to the system; those still in use are freed when their holder lets go."""
+    """Give the pool's unused buffers and this thread's scratch memory back to the system.
+
+    Buffers still in use are freed when their holder lets go.
+    """
     with _lock:
         _buffers.clear()
+    if compiled is not None:
+        compiled.release_scratch()
 
 
 def pooled_bytes() -> int:
@@ -81,14 +101,32 @@ def _capacity(nbytes: int) -> int:
 
 
 def _free_buffer(capacity: int) -> np.ndarray:
+    global _requests
     with _lock:
-        buffers = _buffers.setdefault(capacity, [])
-        # Plain indexing: a loop variable would be one more reference.
-        for i in range(len(buffers)):
-            if sys.getrefcount(buffers[i]) == _REFERENCES_WHEN_FREE:
-                return buffers[i]
-        buffers.append(_aligned(capacity))
-        return buffers[-1]
+        _requests += 1
+        if _requests % _PATIENCE == 0:
+            _drop_unused()
+        buffers = _buffers.get(capacity)
+        if buffers is None:
+            buffers = _buffers[capacity] = []
+        for buffer in buffers:
+            if sys.getrefcount(buffer.array) == _REFERENCES_WHEN_FREE:
+                buffer.used = _requests
+                return buffer.array
+        buffers.append(_Buffer(_aligned(capacity), _requests))
+        return buffers[-1].array
+
+
+def _drop_unused() -> None:
+    """Forget the buffers that nobody holds and nobody got since the last time."""
+    for capacity, buffers in list(_buffers.items()):
+        buffers[:] = [
+            buffer
+            for buffer in buffers
+            if buffer.used > _requests - _PATIENCE or sys.getrefcount(buffer.array) > _REFERENCES_WHEN_FREE
+        ]
+        if not buffers:
+            del _buffers[capacity]
 
 
 def _aligned(nbytes: int) -> np.ndarray:

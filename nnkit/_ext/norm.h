@@ -1,68 +1,133 @@
 /* Batch normalisation of the columns of a matrix (rows, columns): for images, rows are pixels and columns channels.
 
    Sums run over chunks of rows whose number does not depend on the threads; each chunk's is added in `real`, the
-   chunks' in double. Variances are taken around the first row ("shifted data"), so that a large mean does not swallow
-   them. */
+   chunks' in double. Variances are taken around a guess at the mean ("shifted data"), so that a large mean does not
+   swallow them.
+
+   What follows a normalisation can run in the same pass: the addition of a second matrix, then an activation. The way
+   back recomputes what the activation saw. Loops are written once; SPECIALISED compiles them for each activation. */
 
 typedef struct {
-    const real *x, *dout, *mean, *inverse_std;
+    const real *x, *dout, *mean, *inverse_std, *weight, *bias;
+    const real *addend;                            /* forward: added before the activation; NULL for none */
+    const real *sum_out;                           /* backward: what came out of addition and ReLU; NULL for none */
     ptrdiff_t rows, columns, chunk, chunks;
+    int activation;
     double *sums;                                  /* [chunk][2][columns] */
-    real *out, *scale, *shift, *slope;             /* out = dout * scale + x * slope + shift, per column */
+    real *out, *inner;                             /* inner: the gradient before the activation, where it is stored */
+    real *gain, *shift, *slope;                    /* dx = inner * gain + (x - mean) * slope + shift, per column */
 } FN(columns_job);
 
-/* In each chunk: sums over ROWS_AT_ONCE rows in `real`, then on in double. */
-#define SUM_COLUMNS(first_term, second_term) { \
-        const FN(columns_job) *j = job; \
-        ptrdiff_t columns = j->columns, end = MIN((index + 1) * j->chunk, j->rows); \
-        double *restrict first = j->sums + index * 2 * columns, *restrict second = first + columns; \
-        memset(first, 0, sizeof(double) * 2 * columns); \
-        enum { WIDTH = 64, ROWS_AT_ONCE = 64 }; \
-        for (ptrdiff_t c0 = 0; c0 < columns; c0 += WIDTH) { \
-            ptrdiff_t width = MIN(WIDTH, columns - c0); \
-            for (ptrdiff_t r0 = index * j->chunk; r0 < end; r0 += ROWS_AT_ONCE) { \
-                real a[WIDTH] = {0}, b[WIDTH] = {0}; \
-                for (ptrdiff_t r = r0; r < MIN(r0 + ROWS_AT_ONCE, end); r++) { \
-                    const real *x = j->x + r * columns + c0, *dout = j->dout + r * columns + c0; \
-                    const real *mean = j->mean + c0, *inverse_std = j->inverse_std + c0; \
-                    (void)dout, (void)inverse_std; \
-                    if (width == WIDTH) \
-                        for (ptrdiff_t c = 0; c < WIDTH; c++) \
-                            a[c] += first_term, b[c] += second_term; \
-                    else \
-                        for (ptrdiff_t c = 0; c < width; c++) \
-                            a[c] += first_term, b[c] += second_term; \
-                } \
-                for (ptrdiff_t c = 0; c < width; c++) \
-                    first[c0 + c] += a[c], second[c0 + c] += b[c]; \
-            } \
-        } \
+/* `call`, in which ACTIVATION is the constant that `activation` is equal to. */
+#define SPECIALISED(activation, call) \
+    switch (activation) { \
+    case NNKIT_RELU: { enum { ACTIVATION = NNKIT_RELU }; call; break; } \
+    case NNKIT_GELU: { enum { ACTIVATION = NNKIT_GELU }; call; break; } \
+    case NNKIT_GELU_TANH: { enum { ACTIVATION = NNKIT_GELU_TANH }; call; break; } \
+    case NNKIT_SILU: { enum { ACTIVATION = NNKIT_SILU }; call; break; } \
+    default: { enum { ACTIVATION = NNKIT_IDENTITY }; call; break; } \
     }
+
+INLINE real FN(normalised)(real x, real mean, real gain, real bias) { return (x - mean) * gain + bias; }
+
+/* What the two sums of a pass over x are of. */
+enum FN(sums) { FN(MOMENTS), FN(GRADIENTS), FN(GRADIENTS_OF_SUM) };
+
+/* Add element i, of column c, to both of its sums; pointers are to the row and block of columns that i and c are in. */
+INLINE void FN(add_element)(const FN(columns_job) *j, enum FN(sums) what, int activation, ptrdiff_t i, ptrdiff_t c,
+                            real *a, real *b)
+{
+    real centred = j->x[i] - j->mean[c], term = centred, factor = centred;
+    if (what == FN(GRADIENTS_OF_SUM)) {
+        j->inner[i] = term = FN(activation_gradient)(NNKIT_RELU, j->dout[i], j->sum_out[i]);
+    } else if (what == FN(GRADIENTS)) {
+        real y = FN(normalised)(j->x[i], j->mean[c], j->gain[c], j->bias[c]);
+        term = FN(activation_gradient)(activation, j->dout[i], y);
+        if (activation > NNKIT_RELU)
+            j->inner[i] = term;
+    }
+    if (what != FN(MOMENTS))
+        factor = centred * j->inverse_std[c];
+    *a += term, *b += term * factor;
+}
+
+/* Add `count` (1 or 4) rows from row r on, columns c0 to c0 + width: their moments, or their gradients. */
+INLINE void FN(add_rows)(const FN(columns_job) *job, enum FN(sums) what, int activation, ptrdiff_t r, int count,
+                         ptrdiff_t c0, ptrdiff_t width, real *restrict first, real *restrict second)
+{
+    ptrdiff_t columns = job->columns, start = r * columns + c0;
+    FN(columns_job) j = {.x = job->x + start, .mean = job->mean + c0};
+    if (what != FN(MOMENTS)) {
+        j.dout = job->dout + start, j.inner = job->inner + start, j.inverse_std = job->inverse_std + c0;
+        j.gain = job->gain + c0, j.bias = job->bias + c0;
+    }
+    if (what == FN(GRADIENTS_OF_SUM))
+        j.sum_out = job->sum_out + start;
+    INDEPENDENT
+    for (ptrdiff_t c = 0; c < width; c++) {
+        real a = first[c], b = second[c];
+        FN(add_element)(&j, what, activation, c, c, &a, &b);
+        if (count == 4) {
+            FN(add_element)(&j, what, activation, c + columns, c, &a, &b);
+            FN(add_element)(&j, what, activation, c + 2 * columns, c, &a, &b);
+            FN(add_element)(&j, what, activation, c + 3 * columns, c, &a, &b);
+        }
+        first[c] = a, second[c] = b;
+    }
+}
+
+/* Both sums of chunk `index`: over ROWS_AT_ONCE rows in `real`, then on in double. */
+INLINE void FN(sum_chunk)(const FN(columns_job) *j, enum FN(sums) what, int activation, ptrdiff_t index)
+{
+    enum { WIDTH = 512, ROWS_AT_ONCE = 64, UNROLLED = 4 };
+    ptrdiff_t columns = j->columns, end = MIN((index + 1) * j->chunk, j->rows);
+    double *restrict first = j->sums + index * 2 * columns, *restrict second = first + columns;
+    memset(first, 0, sizeof(double) * 2 * columns);
+    for (ptrdiff_t r0 = index * j->chunk; r0 < end; r0 += ROWS_AT_ONCE)
+        for (ptrdiff_t c0 = 0; c0 < columns; c0 += WIDTH) {
+            ptrdiff_t width = MIN(WIDTH, columns - c0), r = r0, last = MIN(r0 + ROWS_AT_ONCE, end);
+            real a[WIDTH], b[WIDTH];
+            memset(a, 0, sizeof(real) * width), memset(b, 0, sizeof(real) * width);
+            for (; r + UNROLLED <= last; r += UNROLLED)
+                FN(add_rows)(j, what, activation, r, UNROLLED, c0, width, a, b);
+            for (; r < last; r++)
+                FN(add_rows)(j, what, activation, r, 1, c0, width, a, b);
+            for (ptrdiff_t c = 0; c < width; c++)
+                first[c0 + c] += a[c], second[c0 + c] += b[c];
+        }
+}
 
 KERNEL void FN(moments_task)(void *job, ptrdiff_t index, int thread)
 {
     (void)thread;
-    SUM_COLUMNS(x[c] - mean[c], (x[c] - mean[c]) * (x[c] - mean[c]))
+    FN(sum_chunk)(job, FN(MOMENTS), NNKIT_IDENTITY, index);
 }
 
 KERNEL void FN(norm_gradient_task)(void *job, ptrdiff_t index, int thread)
 {
     (void)thread;
-    SUM_COLUMNS(dout[c], dout[c] * ((x[c] - mean[c]) * inverse_std[c]))
+    const FN(columns_job) *j = job;
+    if (j->sum_out)
+        FN(sum_chunk)(j, FN(GRADIENTS_OF_SUM), NNKIT_RELU, index);
+    else
+        SPECIALISED(j->activation, FN(sum_chunk)(j, FN(GRADIENTS), ACTIVATION, index))
 }
-#undef SUM_COLUMNS
 
-/* Run one of the tasks above; the chunks' sums end up added in sums[0]. Returns 0 when out of memory. */
-KERNEL int FN(sum_columns)(FN(columns_job) *j, nnkit_task task, size_t extra, double nanoseconds)
+/* Run one of the tasks above; the chunks' sums end up added in sums[0]. Returns 0 when out of memory. `gain` and two
+   more arrays like it are behind the sums. */
+KERNEL int FN(sum_columns)(FN(columns_job) *j, nnkit_task task, double nanoseconds)
 {
     enum { CHUNKS = 64, LEAST_ROWS = 64 };
     j->chunk = MAX(CEIL_DIV(j->rows, CHUNKS), LEAST_ROWS);
     j->chunks = MAX(CEIL_DIV(j->rows, j->chunk), 1);
     size_t bytes = sizeof(double) * j->chunks * 2 * j->columns;
-    j->sums = nnkit_scratch(bytes + extra);
+    j->sums = nnkit_scratch(bytes + sizeof(real) * 3 * j->columns);
     if (!j->sums)
         return 0;
-    j->scale = (real *)((char *)j->sums + bytes);
+    j->gain = (real *)((char *)j->sums + bytes);
+    j->shift = j->gain + j->columns, j->slope = j->shift + j->columns;
+    for (ptrdiff_t c = 0; j->weight && c < j->columns; c++)
+        j->gain[c] = j->inverse_std[c] * j->weight[c];
     nnkit_parallel(nnkit_threads_for(nanoseconds), j->chunks, task, j);
     for (ptrdiff_t i = 1; i < j->chunks; i++)
         for (ptrdiff_t c = 0; c < 2 * j->columns; c++)
@@ -74,85 +139,116 @@ KERNEL int FN(batch_norm_statistics)(const void *x, ptrdiff_t rows, ptrdiff_t co
 {
     enum { SAMPLES = 16 };
     const real *in = x;
-    real *shift = mean;  /* a guess at the mean, from a few rows; the variance is taken around it */
+    real *guess = mean;  /* from a few rows; the variance is taken around it */
     for (ptrdiff_t c = 0; c < columns; c++) {
         double sum = 0;
         for (ptrdiff_t i = 0; i < SAMPLES; i++)
             sum += in[i * rows / SAMPLES * columns + c];
-        shift[c] = (real)(sum / SAMPLES);
+        guess[c] = (real)(sum / SAMPLES);
     }
-    FN(columns_job) j = {.x = x, .dout = x, .mean = shift, .inverse_std = shift, .rows = rows, .columns = columns};
-    if (!FN(sum_columns)(&j, FN(moments_task), 0, 0.1 * rows * columns))
+    FN(columns_job) j = {.x = x, .mean = guess, .rows = rows, .columns = columns};
+    if (!FN(sum_columns)(&j, FN(moments_task), 0.1 * rows * columns))
         return -1;
     for (ptrdiff_t c = 0; c < columns; c++) {
         double offset = j.sums[c] / rows, spread = j.sums[columns + c] / rows - offset * offset;
-        ((real *)mean)[c] = (real)(shift[c] + offset);
+        ((real *)mean)[c] = (real)(guess[c] + offset);
         ((real *)variance)[c] = (real)(spread < 0 ? 0 : spread);
     }
     return 0;
+}
+
+INLINE void FN(apply_rows)(const FN(columns_job) *j, ptrdiff_t index, int activation, int with_addend)
+{
+    ptrdiff_t columns = j->columns;
+    const real *mean = j->mean, *gain = j->gain, *bias = j->bias;
+    for (ptrdiff_t r = index * j->chunk; r < MIN((index + 1) * j->chunk, j->rows); r++) {
+        const real *x = j->x + r * columns, *addend = j->addend + (with_addend ? r * columns : 0);
+        real *out = j->out + r * columns;
+        INDEPENDENT
+        for (ptrdiff_t c = 0; c < columns; c++) {
+            real y = FN(normalised)(x[c], mean[c], gain[c], bias[c]);
+            out[c] = FN(activate)(activation, with_addend ? y + addend[c] : y);
+        }
+    }
 }
 
 KERNEL void FN(apply_task)(void *job, ptrdiff_t index, int thread)
 {
     (void)thread;
     const FN(columns_job) *j = job;
-    ptrdiff_t columns = j->columns;
-    const real *mean = j->mean, *scale = j->scale, *shift = j->shift;
-    for (ptrdiff_t r = index * j->chunk; r < MIN((index + 1) * j->chunk, j->rows); r++) {
-        const real *x = j->x + r * columns;
-        real *out = j->out + r * columns;
-        INDEPENDENT
-        for (ptrdiff_t c = 0; c < columns; c++)
-            out[c] = (x[c] - mean[c]) * scale[c] + shift[c];
-    }
+    if (j->addend)
+        SPECIALISED(j->activation, FN(apply_rows)(j, index, ACTIVATION, 1))
+    else
+        SPECIALISED(j->activation, FN(apply_rows)(j, index, ACTIVATION, 0))
 }
 
+/* About how many nanoseconds an element costs with this activation. */
+INLINE double FN(norm_cost)(int activation) { return activation > NNKIT_RELU ? 0.2 * REAL_BYTES : 0.1; }
+
 KERNEL int FN(batch_norm_apply)(const void *x, ptrdiff_t rows, ptrdiff_t columns, const void *mean,
-                                const void *inverse_std, const void *weight, const void *bias, void *out)
+                                const void *inverse_std, const void *weight, const void *bias, int activation,
+                                const void *addend, void *out)
 {
-    FN(columns_job) j = {.x = x, .mean = mean, .rows = rows, .columns = columns, .out = out,
-                         .scale = nnkit_scratch(sizeof(real) * columns), .shift = (real *)bias,
+    FN(columns_job) j = {.x = x, .mean = mean, .bias = bias, .addend = addend, .rows = rows, .columns = columns,
+                         .activation = activation, .out = out, .gain = nnkit_scratch(sizeof(real) * columns),
                          .chunk = MAX(16384 / MAX(columns, 1), 1)};
-    if (!j.scale)
+    if (!j.gain)
         return -1;
     for (ptrdiff_t c = 0; c < columns; c++)
-        j.scale[c] = ((const real *)inverse_std)[c] * ((const real *)weight)[c];
-    nnkit_parallel(nnkit_threads_for(0.1 * rows * columns), CEIL_DIV(rows, j.chunk), FN(apply_task), &j);
+        j.gain[c] = ((const real *)inverse_std)[c] * ((const real *)weight)[c];
+    nnkit_parallel(nnkit_threads_for(FN(norm_cost)(activation) * rows * columns), CEIL_DIV(rows, j.chunk),
+                   FN(apply_task), &j);
     return 0;
+}
+
+/* The second pass back, with the gradient before the activation either stored by the first, or made again. */
+INLINE void FN(norm_backward_rows)(const FN(columns_job) *j, ptrdiff_t index, int activation)
+{
+    ptrdiff_t columns = j->columns;
+    const real *mean = j->mean, *gain = j->gain, *bias = j->bias, *shift = j->shift, *slope = j->slope;
+    for (ptrdiff_t r = index * j->chunk; r < MIN((index + 1) * j->chunk, j->rows); r++) {
+        const real *x = j->x + r * columns, *dout = j->dout + r * columns;
+        real *dx = j->out + r * columns;
+        INDEPENDENT
+        for (ptrdiff_t c = 0; c < columns; c++) {
+            real y = FN(normalised)(x[c], mean[c], gain[c], bias[c]);
+            dx[c] = FN(activation_gradient)(activation, dout[c], y) * gain[c] + (x[c] - mean[c]) * slope[c] + shift[c];
+        }
+    }
 }
 
 KERNEL void FN(norm_backward_task)(void *job, ptrdiff_t index, int thread)
 {
     (void)thread;
     const FN(columns_job) *j = job;
-    ptrdiff_t columns = j->columns;
-    const real *mean = j->mean, *scale = j->scale, *shift = j->shift, *slope = j->slope;
-    for (ptrdiff_t r = index * j->chunk; r < MIN((index + 1) * j->chunk, j->rows); r++) {
-        const real *x = j->x + r * columns, *dout = j->dout + r * columns;
-        real *dx = j->out + r * columns;
-        INDEPENDENT
-        for (ptrdiff_t c = 0; c < columns; c++)
-            dx[c] = dout[c] * scale[c] + (x[c] - mean[c]) * slope[c] + shift[c];
-    }
+    if (j->activation == NNKIT_RELU)
+        FN(norm_backward_rows)(j, index, NNKIT_RELU);
+    else
+        FN(norm_backward_rows)(j, index, NNKIT_IDENTITY);
 }
 
+/* With sum_out, x went through normalisation, addition and ReLU, which gave sum_out; daddend is then written, too. */
 KERNEL int FN(batch_norm_backward)(const void *dout, const void *x, ptrdiff_t rows, ptrdiff_t columns, const void *mean,
-                                   const void *inverse_std, const void *weight, void *dx, void *dweight, void *dbias)
+                                   const void *inverse_std, const void *weight, const void *bias, int activation,
+                                   const void *sum_out, void *daddend, void *dx, void *dweight, void *dbias)
 {
-    FN(columns_job) j = {.x = x, .dout = dout, .mean = mean, .inverse_std = inverse_std, .rows = rows,
-                         .columns = columns, .out = dx};
-    if (!FN(sum_columns)(&j, FN(norm_gradient_task), sizeof(real) * 3 * columns, 0.15 * rows * columns))
+    FN(columns_job) j = {.x = x, .dout = dout, .mean = mean, .inverse_std = inverse_std, .weight = weight,
+                         .bias = bias, .sum_out = sum_out, .rows = rows, .columns = columns, .activation = activation,
+                         .out = dx, .inner = sum_out ? daddend : dx};
+    double nanoseconds = FN(norm_cost)(activation) * rows * columns;
+    if (!FN(sum_columns)(&j, FN(norm_gradient_task), nanoseconds))
         return -1;
-    j.shift = j.scale + columns, j.slope = j.shift + columns;
     for (ptrdiff_t c = 0; c < columns; c++) {
-        double invert = ((const real *)inverse_std)[c], scale = ((const real *)weight)[c] * invert;
+        double invert = j.inverse_std[c], scale = j.weight[c] * invert;
         ((real *)dbias)[c] = (real)j.sums[c];
         ((real *)dweight)[c] = (real)j.sums[columns + c];
-        j.scale[c] = (real)scale;
         j.shift[c] = (real)(-scale * j.sums[c] / rows);
         j.slope[c] = (real)(-scale * invert * j.sums[columns + c] / rows);
     }
+    if (sum_out || activation > NNKIT_RELU)  /* stored by the first pass; else ReLU's is as fast to make again */
+        j.dout = j.inner, j.activation = NNKIT_IDENTITY;
     j.chunk = MAX(16384 / MAX(columns, 1), 1);
-    nnkit_parallel(nnkit_threads_for(0.15 * rows * columns), CEIL_DIV(rows, j.chunk), FN(norm_backward_task), &j);
+    nnkit_parallel(nnkit_threads_for(nanoseconds), CEIL_DIV(rows, j.chunk), FN(norm_backward_task), &j);
     return 0;
 }
+#undef SPECIALISED

@@ -9,10 +9,12 @@
 #define FN(name) JOIN(name, real)
 #define KERNEL static TARGET
 #define INLINE static inline TARGET __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 #ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")  /* with a count it unrolls too late to keep sums in registers */
+#pragma clang diagnostic ignored "-Wpass-failed"  /* in double, some loops call the C library and stay as they are */
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")  /* outputs overlap inputs exactly or not at all */
 #else
+#define UNROLL _Pragma("GCC unroll 16")
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -30,6 +32,9 @@ typedef real FN(unaligned) __attribute__((vector_size(VECTOR_BYTES), aligned(REA
 
 INLINE vec FN(load)(const real *p) { return *(const FN(unaligned) *)p; }
 INLINE void FN(store)(real *p, vec v) { *(FN(unaligned) *)p = v; }
+
+/* max(v, 0), but NaN stays NaN. */
+INLINE vec FN(rectify)(vec v) { return (vec)((FN(integers))v & ~(FN(integers))(v < (vec){0})); }
 
 /* The indices that interleave the lower, and the upper, halves of two vectors. */
 #undef LOWER
@@ -63,6 +68,18 @@ INLINE void FN(transpose)(vec v[LANES])
         for (int i = 0; i < LANES; i++)
             v[i] = w[i];
     }
+}
+
+/* The sum of each of LANES vectors, all in one vector: transposed, but added up on the way. */
+INLINE vec FN(sums_of)(vec v[LANES])
+{
+    UNROLL
+    for (int half = LANES / 2; half; half /= 2)
+        UNROLL
+        for (int i = 0; i < half; i++)
+            v[i] = __builtin_shufflevector(v[i], v[i + half], LOWER)
+                   + __builtin_shufflevector(v[i], v[i + half], UPPER);
+    return v[0];
 }
 
 /* The micro-kernel: sums[r][v] += sum over k of a[r][k * step] * b[k * pitch + v * LANES ...].

@@ -130,7 +130,8 @@ def batchnorm_backward_alt(dout: np.ndarray, cache: Any) -> Gradients:
     gradient = np.ascontiguousarray(dout, rows.dtype)
     dx = memory.empty(rows.shape, rows.dtype)
     dgamma, dbeta = np.empty(gamma.shape, rows.dtype), np.empty(gamma.shape, rows.dtype)
-    kernels.batch_norm_backward(gradient, rows, mean, inverse_std, gamma, dx, dgamma, dbeta)
+    beta = np.zeros_like(gamma)  # only a fused activation's slope depends on it
+    kernels.batch_norm_backward(gradient, rows, mean, inverse_std, gamma, beta, dx, dgamma, dbeta)
     return dx, dgamma, dbeta
 
 

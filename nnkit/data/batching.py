@@ -1,12 +1,13 @@
-"""Batches for training: shuffled, augmented, normalised, and made ahead of time by a worker thread.
+"""Batches for training: shuffled, augmented and normalised.
+
+A batch is made when it is asked for, by the threads that compute: with one kernel and few lines of Python it costs less
+than handing it over from a thread that works ahead, which would take its time from the same cores.
 
 Nothing here keeps a random state. Every draw comes from a generator seeded by (seed, purpose, epoch, batch), so any
 batch of any epoch can be made again, which is what makes a resumed run the same run.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +69,6 @@ def batches(
     epoch: int = 0,
     start: int = 0,
     drop_single: bool = False,
-    prefetch: int = 2,
     dtype: DTypeLike = np.float32,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Go once through a data set in batches, ready for a network.
@@ -92,8 +92,6 @@ def batches(
         Index of the first batch to make: `start=k` gives what is left after k batches.
     drop_single : bool, default False
         Leave out a last batch of one image (batch norm over features cannot train on it).
-    prefetch : int, default 2
-        How many batches a worker thread makes ahead; 0 makes each when it is asked for.
     dtype : float32 or float64
 
     Yields
@@ -115,7 +113,7 @@ def batches(
     [(64, 3, 32, 32), (36, 3, 32, 32)]
     """
     whole_number("batch_size", batch_size, 1)
-    for name, value in {"seed": seed, "epoch": epoch, "start": start, "prefetch": prefetch}.items():
+    for name, value in {"seed": seed, "epoch": epoch, "start": start}.items():
         whole_number(name, value, 0)
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
@@ -125,13 +123,15 @@ def batches(
     scale, offset = (unit / std).astype(dtype), (-mean / std).astype(dtype)  # the kernel's multiply-add
     order = epoch_order(len(dataset), seed, epoch) if shuffle else np.arange(len(dataset))
 
+    if augment == Augment():  # nothing to draw: a generator of random numbers costs a fifth of a small batch
+        augment = None
+
     def make(index: int) -> tuple[np.ndarray, np.ndarray]:
         rows = order[index * batch_size : (index + 1) * batch_size]
-        rng = np.random.default_rng((seed, _AUGMENT, epoch, index))
-        return _make_batch(dataset, rows, augment, rng, scale, offset, dtype), dataset.labels[rows]
+        return _make_batch(dataset, rows, augment, (seed, _AUGMENT, epoch, index), scale, offset), dataset.labels[rows]
 
     indices = range(start, count_batches(len(dataset), batch_size, drop_single=drop_single))
-    return _ahead(make, indices, prefetch) if prefetch else map(make, indices)
+    return (make(index) for index in indices)
 
 
 def count_batches(count: int, batch_size: int, *, drop_single: bool = False) -> int:
@@ -187,37 +187,24 @@ def _make_batch(
     dataset: Dataset,
     rows: np.ndarray,
     augment: Augment | None,
-    rng: np.random.Generator,
+    seed: tuple[int, ...],
     scale: np.ndarray,
     offset: np.ndarray,
-    dtype: np.dtype,
 ) -> np.ndarray:
-    images, count = dataset.images, len(rows)
-    height, width = images.shape[1:3]
+    images, count, dtype = dataset.images, len(rows), scale.dtype
+    height, width, channels = images.shape[1:]
     if images.dtype != np.uint8 and images.dtype != dtype:
         images, rows = images[rows].astype(dtype), np.arange(count)
-    augment = augment or Augment()
-    padding, hole = int(augment.crop_padding), int(augment.cutout)
-    flip = (rng.random(count) < (0.5 if augment.flip else 0.0)).view(np.uint8)
-    shift_y, shift_x = rng.integers(-padding, padding + 1, (2, count))
-    hole_y, hole_x = rng.integers(0, height, count) - hole // 2, rng.integers(0, width, count) - hole // 2
-    out = memory.empty((count, height, width, images.shape[3]), dtype)
+    flip = shift_y = shift_x = hole_y = hole_x = None
+    hole = 0
+    if augment is not None:
+        rng, padding, hole = np.random.default_rng(seed), int(augment.crop_padding), int(augment.cutout)
+        # Drawn in any case: shifts and holes shall not depend on whether images are flipped.
+        flip = (rng.random(count) < (0.5 if augment.flip else 0.0)).view(np.uint8)
+        if padding:
+            shift_y, shift_x = rng.integers(-padding, padding + 1, (2, count))
+        if hole:
+            hole_y, hole_x = rng.integers(0, height, count) - hole // 2, rng.integers(0, width, count) - hole // 2
+    out = memory.empty((count, height, width, channels), dtype)
     kernels.augment(images, rows, flip, shift_y, shift_x, hole_y, hole_x, hole, scale, offset, out)
     return out.transpose(0, 3, 1, 2)
-
-
-def _ahead(
-    make: Callable[[int], tuple[np.ndarray, np.ndarray]], indices: range, prefetch: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield make(i) for each index, with the next ones being made in a worker thread."""
-    executor = ThreadPoolExecutor(1, thread_name_prefix="nnkit-batches")
-    try:
-        waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
-        for index in indices:
-            waiting.append(executor.submit(make, index))
-            if len(waiting) > prefetch:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)

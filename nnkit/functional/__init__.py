@@ -5,6 +5,8 @@ to look at, and channels-last in memory.
 """
 
 from nnkit.functional.activation import (
+    add_backward,
+    add_forward,
     gelu_backward,
     gelu_forward,
     leaky_relu_backward,
@@ -22,6 +24,7 @@ from nnkit.functional.activation import (
 )
 from nnkit.functional.conv import (
     conv2d_backward,
+    conv2d_backward_input,
     conv2d_backward_params,
     conv2d_forward,
 )
@@ -31,6 +34,7 @@ from nnkit.functional.dropout import (
 )
 from nnkit.functional.linear import (
     linear_backward,
+    linear_backward_input,
     linear_backward_params,
     linear_forward,
 )
@@ -43,6 +47,7 @@ from nnkit.functional.loss import (
     multi_margin_forward,
 )
 from nnkit.functional.norm import (
+    batch_norm_add_backward,
     batch_norm_backward,
     batch_norm_forward,
     group_norm_backward,
@@ -60,11 +65,15 @@ from nnkit.functional.pool import (
 )
 
 __all__ = [
+    "add_backward",
+    "add_forward",
     "avg_pool2d_backward",
     "avg_pool2d_forward",
+    "batch_norm_add_backward",
     "batch_norm_backward",
     "batch_norm_forward",
     "conv2d_backward",
+    "conv2d_backward_input",
     "conv2d_backward_params",
     "conv2d_forward",
     "cross_entropy_backward",
@@ -82,6 +91,7 @@ __all__ = [
     "leaky_relu_backward",
     "leaky_relu_forward",
     "linear_backward",
+    "linear_backward_input",
     "linear_backward_params",
     "linear_forward",
     "max_pool2d_backward",

@@ -5,17 +5,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from nnkit._ext import memory
+from nnkit._ext import kernels, memory
 from nnkit.errors import UsageError
 
 Pair = tuple[int, int]
 Axes = tuple[int, ...]
 Layout = tuple[tuple[int, ...], Axes]  # logical shape, and the axes from the slowest in memory to the fastest
+_FLOATS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
 _LARGEST = 2**20 - 1  # window, stride or padding: what the kernels admit
 
 
 def floats(where: str, *arrays: ArrayLike | None) -> list[Any]:
     """Convert to one common floating type: float64 if one of the arrays has it, else float32; None passes through."""
+    first = getattr(arrays[0], "dtype", None)
+    if first in _FLOATS:
+        for a in arrays:
+            if a is not None and not (type(a) is np.ndarray and a.dtype is first and a.flags.aligned):
+                break
+        else:  # nothing to do, which is the rule inside a model
+            return list(arrays)
     converted = [None if a is None else np.asarray(a) for a in arrays]
     wide = False
     for array in converted:
@@ -66,6 +74,15 @@ def upstream(where: str, dout: ArrayLike, shape: tuple[int, ...], dtype: DTypeLi
     return gradient
 
 
+def before_relu(dout: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    """Take a gradient back through the ReLU that gave `out`, where there was one; both are C-contiguous."""
+    if out is None:
+        return dout
+    dx = memory.empty(out.shape, out.dtype)
+    kernels.relu_backward(dout.reshape(-1), out.reshape(-1), dx.reshape(-1))
+    return dx
+
+
 def check_shape(where: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raise unless the array has exactly this shape."""
     if array.shape != shape:
@@ -87,21 +104,24 @@ def destination(where: str, name: str, out: np.ndarray | None, shape: tuple[int,
 def layout(x: np.ndarray) -> Layout:
     """Describe how a dense array lies in memory; an array with gaps counts as if it were C-contiguous."""
     axes = tuple(range(x.ndim))
-    if not x.flags.c_contiguous:
-        by_stride = tuple(sorted(axes, key=lambda axis: -x.strides[axis]))
-        if x.transpose(by_stride).flags.c_contiguous:
-            axes = by_stride
-    return x.shape, axes
+    if x.flags.c_contiguous:
+        return x.shape, axes
+    by_stride = tuple(sorted(axes, key=lambda axis: -x.strides[axis]))
+    return x.shape, by_stride if x.transpose(by_stride).flags.c_contiguous else axes
 
 
 def flat(x: np.ndarray, like: Layout) -> np.ndarray:
     """Return the elements as a 1-D array in the order of a layout: no copy where the array has that layout."""
-    return np.ascontiguousarray(x.transpose(like[1])).reshape(-1)
+    axes = like[1]
+    ordered = x if axes == tuple(range(len(axes))) else x.transpose(axes)
+    return np.ascontiguousarray(ordered).reshape(-1)
 
 
 def shaped(elements: np.ndarray, like: Layout) -> np.ndarray:
     """Undo `flat`: a view with the layout's logical shape."""
     shape, axes = like
+    if axes == tuple(range(len(axes))):
+        return elements.reshape(shape)
     return elements.reshape([shape[axis] for axis in axes]).transpose(sorted(axes, key=axes.__getitem__))
 
 

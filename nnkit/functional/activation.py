@@ -168,13 +168,13 @@ def silu_forward(x: np.ndarray) -> tuple[np.ndarray, Any]:
     array([-0.2689,  0.    ,  0.7311])
     """
     elements, layout = _elements("silu", x)
-    gate = _sigmoid(elements)
-    out = np.multiply(elements, gate, out=memory.empty(elements.size, elements.dtype))
-    return _arrays.shaped(out, layout), (out, gate, layout)
+    out = memory.empty(elements.size, elements.dtype)
+    kernels.silu_forward(elements, out)
+    return _arrays.shaped(out, layout), (elements, layout)
 
 
 def silu_backward(dout: np.ndarray, cache: Any) -> np.ndarray:
-    """Multiply by the derivative `s + out * (1 - s)`, with the sigmoid `s`.
+    """Multiply by the derivative `s + x * s * (1 - s)`, with the sigmoid `s`.
 
     Parameters
     ----------
@@ -185,11 +185,9 @@ def silu_backward(dout: np.ndarray, cache: Any) -> np.ndarray:
     -------
     dx : ndarray like x
     """
-    out, gate, layout = cache
-    dx = np.subtract(1, gate, out=memory.empty(out.size, out.dtype))
-    dx *= out
-    dx += gate
-    dx *= _gradient("silu", dout, out, layout)
+    x, layout = cache
+    dx = memory.empty(x.size, x.dtype)
+    kernels.silu_backward(_gradient("silu", dout, x, layout), x, dx)
     return _arrays.shaped(dx, layout)
 
 
@@ -211,7 +209,8 @@ def sigmoid_forward(x: np.ndarray) -> tuple[np.ndarray, Any]:
     array([0. , 0.5, 1. ])
     """
     elements, layout = _elements("sigmoid", x)
-    out = _sigmoid(elements)
+    out = memory.empty(elements.size, elements.dtype)
+    kernels.sigmoid_forward(elements, out)
     return _arrays.shaped(out, layout), (out, layout)
 
 
@@ -228,9 +227,8 @@ def sigmoid_backward(dout: np.ndarray, cache: Any) -> np.ndarray:
     dx : ndarray like x
     """
     out, layout = cache
-    dx = np.subtract(1, out, out=memory.empty(out.size, out.dtype))
-    dx *= out
-    dx *= _gradient("sigmoid", dout, out, layout)
+    dx = memory.empty(out.size, out.dtype)
+    kernels.sigmoid_backward(_gradient("sigmoid", dout, out, layout), out, dx)
     return _arrays.shaped(dx, layout)
 
 
@@ -252,7 +250,8 @@ def tanh_forward(x: np.ndarray) -> tuple[np.ndarray, Any]:
     array([-1.,  0.,  1.])
     """
     elements, layout = _elements("tanh", x)
-    out = np.tanh(elements, out=memory.empty(elements.size, elements.dtype))
+    out = memory.empty(elements.size, elements.dtype)
+    kernels.tanh_forward(elements, out)
     return _arrays.shaped(out, layout), (out, layout)
 
 
@@ -269,10 +268,56 @@ def tanh_backward(dout: np.ndarray, cache: Any) -> np.ndarray:
     dx : ndarray like x
     """
     out, layout = cache
-    dx = np.multiply(out, out, out=memory.empty(out.size, out.dtype))
-    np.subtract(1, dx, out=dx)
-    dx *= _gradient("tanh", dout, out, layout)
+    dx = memory.empty(out.size, out.dtype)
+    kernels.tanh_backward(_gradient("tanh", dout, out, layout), out, dx)
     return _arrays.shaped(dx, layout)
+
+
+def add_forward(a: np.ndarray, b: np.ndarray, *, relu: bool = False) -> tuple[np.ndarray, Any]:
+    """Add two arrays, and rectify the sum in the same pass if wanted, as a residual block ends.
+
+    Parameters
+    ----------
+    a, b : ndarray of one shape
+    relu : bool, default False
+
+    Returns
+    -------
+    out : ndarray like a, in the same memory layout
+        `a + b`, or `max(a + b, 0)`.
+    cache : what `add_backward` needs; with `relu`, what `relu_backward` needs
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> add_forward([1.0, 2.0], [3.0, -4.0], relu=True)[0]
+    array([4., 0.])
+    """
+    a, b = _arrays.floats("add", a, b)
+    _arrays.check_shape("add", "b", b, a.shape)
+    layout = _arrays.layout(a)
+    out = memory.empty(a.size, a.dtype)
+    kernels.add(_arrays.flat(a, layout), _arrays.flat(b, layout), out, relu)
+    return _arrays.shaped(out, layout), (out, layout) if relu else None
+
+
+def add_backward(dout: np.ndarray, cache: Any) -> np.ndarray:
+    """Return the gradient of `add_forward` with respect to a, which is that with respect to b.
+
+    Parameters
+    ----------
+    dout : ndarray like the output
+    cache : from `add_forward`
+
+    Returns
+    -------
+    ndarray like a
+    """
+    return dout if cache is None else relu_backward(dout, cache)
 
 
 def softmax_forward(x: np.ndarray) -> tuple[np.ndarray, Any]:
@@ -334,13 +379,3 @@ def _elements(where: str, x: np.ndarray) -> tuple[np.ndarray, _arrays.Layout]:
 
 def _gradient(where: str, dout: np.ndarray, like: np.ndarray, layout: _arrays.Layout) -> np.ndarray:
     return _arrays.flat(_arrays.upstream(where, dout, layout[0], like.dtype), layout)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + e) for x >= 0 and e / (1 + e) below, with e = exp(-|x|), which cannot overflow."""
-    e = np.abs(x, out=memory.empty(x.size, x.dtype))
-    np.negative(e, out=e)
-    np.exp(e, out=e)
-    out = np.add(e, 1, out=memory.empty(x.size, x.dtype))
-    np.copyto(e, 1, where=x >= 0)
-    return np.divide(e, out, out=out)

@@ -5,7 +5,64 @@ from typing import Any
 import numpy as np
 
 from nnkit._ext import kernels, memory
+from nnkit.errors import UsageError, did_you_mean
 from nnkit.functional import _arrays
+
+_ALGORITHMS = ("auto", "direct", "winograd2", "winograd4")
+_algorithm = "auto"
+
+
+def set_conv_algorithm(name: str) -> None:
+    """Choose how convolutions are computed from now on, where a call or a layer does not say so itself.
+
+    Parameters
+    ----------
+    name : {"auto", "direct", "winograd2", "winograd4"}
+        "direct" multiplies every pixel with every weight. "winograd2" and "winograd4" do 3×3 kernels with stride 1 by
+        Winograd's minimal filtering, with 2.25 and 4 times fewer multiplications; other convolutions stay direct.
+        "winograd2" is as accurate as "direct"; the rounding errors of "winograd4" are some five times as large (1e-5 of
+        the largest output, in float32). "auto", the default, takes what should be fastest for each shape.
+
+    Raises
+    ------
+    UsageError
+        If there is no such algorithm.
+    """
+    global _algorithm
+    _algorithm = check_algorithm("set_conv_algorithm", name)
+
+
+def get_conv_algorithm() -> str:
+    """Return what `set_conv_algorithm` was last given.
+
+    Returns
+    -------
+    str
+    """
+    return _algorithm
+
+
+def check_algorithm(where: str, name: str) -> str:
+    """Return the name of an algorithm for convolution.
+
+    Parameters
+    ----------
+    where : str
+        Who asks, for the message.
+    name : str
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    UsageError
+        If there is no such algorithm.
+    """
+    if name not in _ALGORITHMS:
+        raise UsageError(f"{where}: unknown convolution algorithm {name!r}{did_you_mean(name, _ALGORITHMS)}")
+    return name
 
 
 def conv2d_forward(
@@ -15,6 +72,8 @@ def conv2d_forward(
     *,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
+    algorithm: str | None = None,
+    relu: bool = False,
 ) -> tuple[np.ndarray, Any]:
     """Slide kernels over images.
 
@@ -28,6 +87,10 @@ def conv2d_forward(
     bias : ndarray of shape (O,), optional
     stride, padding : int or (vertical, horizontal)
         Padding is with zeros, on both sides.
+    algorithm : {"auto", "direct", "winograd2", "winograd4"}, optional
+        For this call and its backward pass; what `set_conv_algorithm` says, if left out.
+    relu : bool, default False
+        Rectify the output in the same pass.
 
     Returns
     -------
@@ -51,6 +114,7 @@ def conv2d_forward(
     """
     x, weight, bias = _arrays.floats("conv2d", x, weight, bias)
     stride, padding = _arrays.pair("conv2d", "stride", stride, 1), _arrays.pair("conv2d", "padding", padding, 0)
+    algorithm = _algorithm if algorithm is None else check_algorithm("conv2d", algorithm)
     if weight.ndim != 4 or 0 in weight.shape:
         raise ValueError(f"conv2d: expected weight of shape (O, I, KH, KW), got {weight.shape}")
     nhwc = _arrays.channels_last("conv2d", x)
@@ -62,8 +126,9 @@ def conv2d_forward(
     weight = np.ascontiguousarray(weight)
     size = _arrays.window_output("conv2d", nhwc.shape[1:3], weight.shape[2:], stride, padding)
     out = memory.empty((nhwc.shape[0], *size, weight.shape[0]), nhwc.dtype)
-    kernels.conv2d_forward(nhwc, weight, bias, out, stride, padding)
-    return _arrays.channels_first(out), (nhwc, weight, bias is not None, stride, padding, out.shape)
+    kernels.conv2d_forward(nhwc, weight, bias, out, stride, padding, algorithm, relu=relu)
+    options, rectified = (stride, padding, algorithm), out if relu else None
+    return _arrays.channels_first(out), (nhwc, weight, bias is not None, options, out.shape, rectified)
 
 
 def conv2d_backward(
@@ -89,11 +154,24 @@ def conv2d_backward(
     ValueError
         If `dout` or a destination has another shape.
     """
-    nhwc, weight, _, stride, padding, _ = cache
-    dweight, dbias = conv2d_backward_params(dout, cache, dweight, dbias)
-    dx = memory.empty(nhwc.shape, nhwc.dtype)
-    kernels.conv2d_backward_input(_gradient(dout, cache), weight, dx, stride, padding)
-    return _arrays.channels_first(dx), dweight, dbias
+    gradient = _gradient(dout, cache)
+    dweight, dbias = _backward_params(gradient, cache, dweight, dbias)
+    return _backward_input(gradient, cache), dweight, dbias
+
+
+def conv2d_backward_input(dout: np.ndarray, cache: Any) -> np.ndarray:
+    """Return only the input's gradient, all that is wanted where the parameters are frozen; see `conv2d_backward`.
+
+    Parameters
+    ----------
+    dout : ndarray of shape (N, O, OH, OW)
+    cache : from `conv2d_forward`
+
+    Returns
+    -------
+    ndarray of shape (N, I, H, W)
+    """
+    return _backward_input(_gradient(dout, cache), cache)
 
 
 def conv2d_backward_params(
@@ -112,14 +190,28 @@ def conv2d_backward_params(
     dweight : ndarray of shape (O, I, KH, KW)
     dbias : ndarray of shape (O,), or None if there was no bias
     """
-    nhwc, weight, with_bias, stride, padding, _ = cache
+    return _backward_params(_gradient(dout, cache), cache, dweight, dbias)
+
+
+def _backward_input(gradient: np.ndarray, cache: Any) -> np.ndarray:
+    nhwc, weight, _, options, *_ = cache
+    dx = memory.empty(nhwc.shape, nhwc.dtype)
+    kernels.conv2d_backward_input(gradient, weight, dx, *options)
+    return _arrays.channels_first(dx)
+
+
+def _backward_params(
+    gradient: np.ndarray, cache: Any, dweight: np.ndarray | None, dbias: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    nhwc, weight, with_bias, options, *_ = cache
     dweight = _arrays.destination("conv2d", "dweight", dweight, weight.shape, nhwc.dtype)
     dbias = _arrays.destination("conv2d", "dbias", dbias, weight.shape[:1], nhwc.dtype) if with_bias else None
-    kernels.conv2d_backward_weight(nhwc, _gradient(dout, cache), dweight, dbias, stride, padding)
+    kernels.conv2d_backward_weight(nhwc, gradient, dweight, dbias, *options)
     return dweight, dbias
 
 
 def _gradient(dout: np.ndarray, cache: Any) -> np.ndarray:
-    n, height, width, channels = cache[-1]
-    gradient = _arrays.upstream("conv2d", dout, (n, channels, height, width), cache[0].dtype)
-    return _arrays.channels_last("conv2d", gradient)
+    """Return dout, checked, in channels-last storage and taken back through the ReLU."""
+    nhwc, *_, (n, height, width, channels), rectified = cache
+    gradient = _arrays.upstream("conv2d", dout, (n, channels, height, width), nhwc.dtype)
+    return _arrays.before_relu(_arrays.channels_last("conv2d", gradient), rectified)

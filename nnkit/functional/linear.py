@@ -8,7 +8,9 @@ from nnkit._ext import kernels, memory
 from nnkit.functional import _arrays
 
 
-def linear_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> tuple[np.ndarray, Any]:
+def linear_forward(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *, relu: bool = False
+) -> tuple[np.ndarray, Any]:
     """Map features linearly: `out = x @ weight.T + bias`.
 
     Parameters
@@ -16,6 +18,8 @@ def linear_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = 
     x : ndarray of shape (N, I)
     weight : ndarray of shape (O, I)
     bias : ndarray of shape (O,), optional
+    relu : bool, default False
+        Rectify the output in the same pass.
 
     Returns
     -------
@@ -45,8 +49,8 @@ def linear_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = 
         bias = np.ascontiguousarray(bias)
     x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
     out = memory.empty((x.shape[0], weight.shape[0]), x.dtype)
-    kernels.gemm(x, weight.T, out, bias)
-    return out, (x, weight, bias is not None)
+    kernels.gemm(x, weight.T, out, bias, relu=relu)
+    return out, (x, weight, bias is not None, out if relu else None)
 
 
 def linear_backward(
@@ -72,12 +76,24 @@ def linear_backward(
     ValueError
         If `dout` or a destination has another shape.
     """
-    x, weight, _ = cache
-    gradient = np.ascontiguousarray(_arrays.upstream("linear", dout, (x.shape[0], weight.shape[0]), x.dtype))
-    dweight, dbias = linear_backward_params(gradient, cache, dweight, dbias)
-    dx = memory.empty(x.shape, x.dtype)
-    kernels.gemm(gradient, weight, dx)
-    return dx, dweight, dbias
+    gradient = _gradient(dout, cache)
+    dweight, dbias = _backward_params(gradient, cache, dweight, dbias)
+    return _backward_input(gradient, cache), dweight, dbias
+
+
+def linear_backward_input(dout: np.ndarray, cache: Any) -> np.ndarray:
+    """Return only the input's gradient, all that is wanted where the parameters are frozen; see `linear_backward`.
+
+    Parameters
+    ----------
+    dout : ndarray of shape (N, O)
+    cache : from `linear_forward`
+
+    Returns
+    -------
+    ndarray of shape (N, I)
+    """
+    return _backward_input(_gradient(dout, cache), cache)
 
 
 def linear_backward_params(
@@ -96,12 +112,31 @@ def linear_backward_params(
     dweight : ndarray of shape (O, I)
     dbias : ndarray of shape (O,), or None if there was no bias
     """
-    x, weight, with_bias = cache
-    gradient = np.ascontiguousarray(_arrays.upstream("linear", dout, (x.shape[0], weight.shape[0]), x.dtype))
+    return _backward_params(_gradient(dout, cache), cache, dweight, dbias)
+
+
+def _backward_input(gradient: np.ndarray, cache: Any) -> np.ndarray:
+    x, weight, *_ = cache
+    dx = memory.empty(x.shape, x.dtype)
+    kernels.gemm(gradient, weight, dx)
+    return dx
+
+
+def _backward_params(
+    gradient: np.ndarray, cache: Any, dweight: np.ndarray | None, dbias: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    x, weight, with_bias, _ = cache
     dweight = _arrays.destination("linear", "dweight", dweight, weight.shape, x.dtype)
     kernels.gemm(gradient.T, x, dweight)
     if not with_bias:
         return dweight, None
     dbias = _arrays.destination("linear", "dbias", dbias, weight.shape[:1], x.dtype)
-    np.add.reduce(gradient, axis=0, out=dbias)
+    kernels.column_sums(gradient, dbias)
     return dweight, dbias
+
+
+def _gradient(dout: np.ndarray, cache: Any) -> np.ndarray:
+    """Return dout, checked, contiguous and taken back through the ReLU."""
+    x, weight, _, rectified = cache
+    gradient = np.ascontiguousarray(_arrays.upstream("linear", dout, (x.shape[0], weight.shape[0]), x.dtype))
+    return _arrays.before_relu(gradient, rectified)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nnkit._ext import kernels, memory
 from nnkit.functional import _arrays
 
 
@@ -56,20 +57,13 @@ def cross_entropy_forward(
     scores, labels = _scores_and_labels("cross_entropy", scores, targets)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: expected label_smoothing between 0 and 1, got {label_smoothing}")
+    scores = np.ascontiguousarray(scores)
     n, classes = scores.shape
-    by_class = _weights("cross_entropy", "class_weight", class_weight, classes)
-    by_row = _weights("cross_entropy", "sample_weight", sample_weight, n)
-    total = float(by_row @ by_class[labels])
-    if total == 0:  # with label smoothing, other classes' weights would still count
-        by_row, total = np.zeros(n), 1.0
-    with np.errstate(invalid="ignore", over="ignore"):  # a loss that is not finite is for the caller to judge
-        log_p = scores - scores.max(axis=1, keepdims=True)
-        log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
-        losses = -(1 - label_smoothing) * by_class[labels] * log_p[np.arange(n), labels]
-        if label_smoothing:
-            losses -= label_smoothing / classes * (log_p @ by_class)
-        loss = float(by_row @ losses) / total
-    return loss, (log_p, labels, by_class, by_row / total, label_smoothing)
+    by_class = None if class_weight is None else _weights("cross_entropy", "class_weight", class_weight, classes)
+    by_row = None if sample_weight is None else _weights("cross_entropy", "sample_weight", sample_weight, n)
+    p = memory.empty(scores.shape, scores.dtype)
+    loss, total = kernels.cross_entropy_forward(scores, labels, by_class, by_row, label_smoothing, p)
+    return loss, (p, labels, by_class, by_row, label_smoothing, total)
 
 
 def cross_entropy_backward(dout: float, cache: Any) -> np.ndarray:
@@ -85,17 +79,9 @@ def cross_entropy_backward(dout: float, cache: Any) -> np.ndarray:
     -------
     dscores : ndarray of shape (N, C)
     """
-    log_p, labels, by_class, by_row, smoothing = cache
-    n, classes = log_p.shape
-    uniform = smoothing / classes * by_class
-    hard = (1 - smoothing) * by_class[labels]
-    with np.errstate(invalid="ignore"):
-        dscores = np.exp(log_p)
-        dscores *= (hard + uniform.sum())[:, None].astype(log_p.dtype)
-        if smoothing:
-            dscores -= uniform.astype(log_p.dtype)
-        dscores[np.arange(n), labels] -= hard.astype(log_p.dtype)
-        dscores *= (dout * by_row)[:, None].astype(log_p.dtype)
+    p, labels, by_class, by_row, smoothing, total = cache
+    dscores = memory.empty(p.shape, p.dtype)
+    kernels.cross_entropy_backward(p, labels, by_class, by_row, smoothing, dout / total if total else 0.0, dscores)
     return dscores
 
 
@@ -235,7 +221,9 @@ def _scores_and_labels(where: str, scores: np.ndarray, targets: ArrayLike) -> tu
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{where}: expected integer class labels, got an array of {labels.dtype}")
     _arrays.check_shape(where, "targets", labels, values.shape[:1])
-    if labels.min() < 0 or labels.max() >= values.shape[1]:
+    labels = np.ascontiguousarray(labels, np.int64)
+    # As unsigned numbers, negative labels are larger than any number of classes.
+    if labels.view(np.uint64).max() >= values.shape[1]:
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise ValueError(f"{where}: expected labels from 0 to {values.shape[1] - 1}, got {wrong}")
     return values, labels
@@ -245,7 +233,7 @@ def _weights(where: str, name: str, weights: ArrayLike | None, size: int) -> np.
     """Return weights in float64, ones where there are none."""
     if weights is None:
         return np.ones(size)
-    array = np.asarray(weights, np.float64)
+    array = np.ascontiguousarray(weights, np.float64)
     _arrays.check_shape(where, name, array, (size,))
     if not (np.isfinite(array).all() and (array >= 0).all()):
         raise ValueError(f"{where}: expected {name} of finite numbers >= 0, got {array.min()}")

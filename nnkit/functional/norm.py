@@ -19,6 +19,8 @@ def batch_norm_forward(
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    activation: str = "identity",
+    addend: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Any]:
     """Normalise each feature, or each channel, by its mean and variance.
 
@@ -39,6 +41,10 @@ def batch_norm_forward(
     momentum : float, default 0.1
         The weight of the new batch in the running statistics.
     eps : float, default 1e-5
+    activation : "identity", "relu", "gelu", "gelu_tanh" or "silu", default "identity"
+        Applied in the same pass. It costs no array of its own: the way back makes what it saw again, from x.
+    addend : ndarray like x, optional
+        Added before the activation, which must be "identity" or "relu" then.
 
     Returns
     -------
@@ -70,6 +76,11 @@ def batch_norm_forward(
     for name, array in {"weight": weight, "bias": bias, **statistics}.items():
         _arrays.check_shape("batch_norm", name, array, x.shape[1:2])
     rows = _rows(x)
+    if activation not in ("identity", "relu", *(("gelu", "gelu_tanh", "silu") if addend is None else ())):
+        beside = "" if addend is None else " beside an addend"
+        raise ValueError(f"batch_norm: unknown activation {activation!r}{beside}")
+    if addend is not None:
+        addend = _addend(addend, x)
     if training:
         mean, variance = np.empty(rows.shape[1], x.dtype), np.empty(rows.shape[1], x.dtype)
         if rows.shape[0] < 2:
@@ -82,8 +93,9 @@ def batch_norm_forward(
     inverse_std = 1 / np.sqrt(variance + x.dtype.type(eps))
     weight, bias = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
     out = memory.empty(rows.shape, x.dtype)
-    kernels.batch_norm_apply(rows, mean, inverse_std, weight, bias, out)
-    return _unrows(out, x.shape), (rows, mean, inverse_std, weight, x.shape, training)
+    kernels.batch_norm_apply(rows, mean, inverse_std, weight, bias, out, activation, addend)
+    sum_out = out if addend is not None and activation == "relu" else None
+    return _unrows(out, x.shape), (rows, mean, inverse_std, weight, bias, x.shape, training, activation, sum_out)
 
 
 def batch_norm_backward(
@@ -92,7 +104,8 @@ def batch_norm_backward(
     """Return the gradients of `batch_norm_forward`, in training through the batch's statistics, too.
 
     With `x_hat = (x - mean) / std` and M values per channel:
-    `dx = weight / std * (dout - mean of dout - x_hat * mean of dout * x_hat)`.
+    `dx = weight / std * (dout - mean of dout - x_hat * mean of dout * x_hat)`,
+    where dout has come through the activation, if there was one.
 
     Parameters
     ----------
@@ -111,18 +124,44 @@ def batch_norm_backward(
     ValueError
         If `dout` or a destination has another shape.
     """
-    rows, mean, inverse_std, weight, shape, training = cache
+    return batch_norm_add_backward(dout, cache, dweight, dbias)[:3]
+
+
+def batch_norm_add_backward(
+    dout: np.ndarray, cache: Any, dweight: np.ndarray | None = None, dbias: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the gradients of `batch_norm_forward` with an addend; see `batch_norm_backward`.
+
+    Parameters
+    ----------
+    dout : ndarray like the output
+    cache : from `batch_norm_forward`
+    dweight, dbias : ndarray, optional
+
+    Returns
+    -------
+    dx : ndarray like x
+    dweight, dbias : ndarray of shape (C,)
+    daddend : ndarray like x
+    """
+    rows, mean, inverse_std, weight, bias, shape, training, activation, sum_out = cache
     gradient = _rows(_arrays.upstream("batch_norm", dout, shape, rows.dtype))
     dweight = _arrays.destination("batch_norm", "dweight", dweight, weight.shape, rows.dtype)
     dbias = _arrays.destination("batch_norm", "dbias", dbias, weight.shape, rows.dtype)
     dx = memory.empty(rows.shape, rows.dtype)
+    daddend = gradient if sum_out is None else memory.empty(rows.shape, rows.dtype)
     if training:
-        kernels.batch_norm_backward(gradient, rows, mean, inverse_std, weight, dx, dweight, dbias)
+        inner = None if sum_out is None else daddend
+        statistics, parameters = (mean, inverse_std), (weight, bias)
+        kernels.batch_norm_backward(
+            gradient, rows, *statistics, *parameters, dx, dweight, dbias, activation, sum_out, inner
+        )
     else:
+        gradient = daddend = _before_activation(gradient, cache)
         np.sum(gradient * ((rows - mean) * inverse_std), axis=0, out=dweight)
         np.sum(gradient, axis=0, out=dbias)
         np.multiply(gradient, weight * inverse_std, out=dx)
-    return _unrows(dx, shape), dweight, dbias
+    return _unrows(dx, shape), dweight, dbias, _unrows(daddend, shape)
 
 
 def layer_norm_forward(
@@ -283,6 +322,31 @@ def group_norm_backward(
     np.multiply(gradient, weight, out=dx)
     _normalise_backward(dx.reshape(x_hat.shape), x_hat, inverse_std, (1, 3))
     return _unrows(dx, shape), dweight, dbias
+
+
+def _addend(addend: np.ndarray, x: np.ndarray) -> np.ndarray:
+    (addend,) = _arrays.floats("batch_norm", addend)
+    _arrays.check_shape("batch_norm", "addend", addend, x.shape)
+    return _rows(addend.astype(x.dtype, copy=False))
+
+
+def _before_activation(gradient: np.ndarray, cache: Any) -> np.ndarray:
+    """Take a gradient back through the activation of `batch_norm_forward` alone."""
+    rows, mean, inverse_std, weight, bias, _, _, activation, out = cache
+    if activation == "identity":
+        return gradient
+    if out is None:
+        out = memory.empty(rows.shape, rows.dtype)
+        kernels.batch_norm_apply(rows, mean, inverse_std, weight, bias, out)
+    inner = memory.empty(rows.shape, rows.dtype)
+    elements = [array.reshape(-1) for array in (gradient, out, inner)]
+    if activation == "relu":
+        kernels.relu_backward(*elements)
+    elif activation == "silu":
+        kernels.silu_backward(*elements)
+    else:
+        kernels.gelu_backward(*elements, activation == "gelu_tanh")
+    return inner
 
 
 def _rows(x: np.ndarray) -> np.ndarray:

@@ -24,6 +24,8 @@ def read_module(torch: Any, module: Any, input_shape: Shape | None) -> Model:
     for path, part in module.named_modules(remove_duplicate=False):
         if _kind(part) not in _SUPPORTED:
             raise _unsupported(path, part)
+        if part._forward_hooks or part._forward_pre_hooks:  # such as those of nn.utils.spectral_norm
+            raise _unsupported(path, part, " with hooks on its forward")
         if _kind(part) in _FROM_TORCH:
             _FROM_TORCH[_kind(part)](part, path)  # a setting that nnkit has not is told before anything is tried
     shape, sizes = _trace(torch, module, input_shape)
@@ -40,7 +42,15 @@ def read_module(torch: Any, module: Any, input_shape: Shape | None) -> Model:
             if value.shape != array.shape:  # as of a LayerNorm over the last axis only
                 raise UsageError(f"from_torch: {built.label}: expected {key} of shape {array.shape}, got {value.shape}")
             array[...] = value
+        built.frozen = _is_frozen(built, part)
     return model
+
+
+def _is_frozen(layer: Layer, module: Any) -> bool:
+    wants = {tensor.requires_grad for tensor in module.parameters()}
+    if len(wants) > 1:
+        raise UsageError(f"from_torch: {layer.label}: requires_grad is set for some of its parameters only")
+    return wants == {False}
 
 
 def _only(module: Any, path: str, **settings: Any) -> None:

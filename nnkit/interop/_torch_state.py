@@ -1,5 +1,6 @@
 """PyTorch's state dictionaries without PyTorch: names, reading files, and fitting arrays to a model."""
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -126,6 +127,9 @@ def read_state(source: Any) -> tuple[str, dict[str, np.ndarray]]:
     """Read a state dictionary, or a file of one; return what to call it in messages, and its arrays."""
     where = "the state"
     if not isinstance(source, Mapping):
+        if not isinstance(source, (str, os.PathLike)):
+            kind = type(source).__name__
+            raise TypeError(f"load_torch_state: expected a file's path or a mapping of names to arrays, got a {kind}")
         where = os.fspath(source)
         source = _read_safetensors(where) if where.endswith(".safetensors") else _read_torch(where)
     for _ in range(2):
@@ -167,10 +171,14 @@ def _by_order(wanted: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str,
 
 def _array(where: str, name: object, value: Any) -> np.ndarray:
     if hasattr(value, "detach"):  # a tensor
-        value = value.detach().cpu()
-        if value.is_floating_point() and value.element_size() < 4:
-            value = value.float()  # NumPy has no bfloat16
-        value = value.numpy()
+        try:
+            value = value.detach().cpu()
+            if value.is_floating_point() and value.element_size() < 4:
+                value = value.float()  # NumPy has no bfloat16
+            value = value.numpy()
+        except (RuntimeError, TypeError) as error:  # sparse, quantised, or without any numbers on the meta device
+            reason = str(error).split("\n", 1)[0]
+            raise CheckpointError(f"{where}: expected plain tensors; {name!r} is none: {reason}") from error
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         kind = type(value).__name__ if array.dtype.kind in "OSU" else array.dtype
@@ -185,11 +193,15 @@ def _read_safetensors(path: str) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or 'no such file'}") from error
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or _no_file(path)}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged, or no safetensors file: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: holds a type of numbers that NumPy does not have ({error})") from error
+
+
+def _no_file(path: str) -> str:
+    return "is a folder" if os.path.isdir(path) else "no such file"
 
 
 def _read_torch(path: str) -> Mapping[str, Any]:
@@ -199,9 +211,9 @@ def _read_torch(path: str) -> Mapping[str, Any]:
         raise ImportError(f"{path}: {EXTRA}; or save the weights as .safetensors, which needs no PyTorch") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is what it says of half an archive
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
         # torch.load raises whatever its archive reader and its unpickler stumble over.
         reason = f"{type(error).__name__}: " + str(error).strip().split("\n", 1)[0][:120]
         raise CheckpointError(f"{path}: damaged, or more than tensors; save model.state_dict() ({reason})") from error

@@ -279,4 +279,4 @@ def _to_module(nn: Any, layer: Layer) -> Any:
     tensors = module.to(_torch().from_numpy(np.empty(0, layer.dtype)).dtype).state_dict()
     for key, array in (layer.params | layer.buffers).items():
         tensors[key].copy_(_torch().from_numpy(array))
-    return module
+    return module.requires_grad_(not layer.frozen)

@@ -30,6 +30,9 @@ class Layer:
         Without the batch axis.
     dtype : numpy.dtype
         The type of the parameters; float32 unless `build` was told otherwise.
+    frozen : bool, default False
+        Whether the parameters stay as they are: they get no gradient, and no optimizer changes them. Running statistics
+        still follow the batches in training. Freeze before the optimizer is bound or the Solver made.
 
     Examples
     --------
@@ -61,6 +64,26 @@ class Layer:
         self.output_shape: Shape | None = None
         self.dtype: np.dtype = np.dtype(np.float32)
         self._cache: Any = None
+        self._frozen = False
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the parameters stay as they are; see `Model.freeze`."""
+        return self._frozen
+
+    @frozen.setter
+    def frozen(self, value: bool) -> None:
+        if not isinstance(value, bool):
+            raise UsageError(f"{self.label}: expected frozen to be True or False, got {value!r}")
+        self._frozen = value
+        if value:
+            for gradient in self.grads.values():
+                gradient[...] = 0
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there are parameters that an optimizer may change."""
+        return any(leaf.params and not leaf.frozen for leaf in self.leaves())
 
     def build(self, input_shape: Shape, seed: int | np.random.Generator = 0, dtype: DTypeLike = np.float32) -> Shape:
         """Allocate and initialise the parameters for inputs of this shape.

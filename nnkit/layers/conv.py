@@ -6,6 +6,7 @@ import numpy as np
 
 from nnkit import functional, initializers
 from nnkit.functional import _arrays
+from nnkit.functional.conv import check_algorithm
 from nnkit.layers.base import Layer, Shape
 from nnkit.layers.linear import init_config, initialise, positive
 
@@ -24,6 +25,8 @@ class Conv2d(Layer):
     weight_init : str or callable, default "torch_default_weight"
         A name from `nnkit.initializers`, or a function of (shape, rng, dtype). The bias starts as PyTorch's does with
         the default, and at zero with any other.
+    algorithm : {"auto", "direct", "winograd2", "winograd4"}, optional
+        How to compute it; what `nnkit.set_conv_algorithm` says at each forward pass, if left out.
 
     Examples
     --------
@@ -40,6 +43,7 @@ class Conv2d(Layer):
         padding: int | tuple[int, int] = 0,
         bias: bool = True,
         weight_init: str | initializers.Initializer = "torch_default_weight",
+        algorithm: str | None = None,
     ) -> None:
         super().__init__()
         self.out_channels = positive(self, "out_channels", out_channels)
@@ -48,6 +52,7 @@ class Conv2d(Layer):
         self.padding = _arrays.pair("Conv2d", "padding", padding, 0)
         self.bias = bias
         self.weight_init = weight_init
+        self.algorithm = None if algorithm is None else check_algorithm("Conv2d", algorithm)
         initializers.get(weight_init)
 
     def setup(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
@@ -57,22 +62,28 @@ class Conv2d(Layer):
         initialise(self, (self.out_channels, channels, *self.kernel_size), rng)
         return (self.out_channels, *size)
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        """Map (N, in_channels, H, W) to (N, out_channels, OH, OW)."""
+    def forward(self, x: np.ndarray, training: bool = False, *, relu: bool = False) -> np.ndarray:
+        """Map (N, in_channels, H, W) to (N, out_channels, OH, OW); `relu` is for a model that fuses the ReLU behind."""
         x = self._checked(x)
         weight, bias = self.params["weight"], self.params.get("bias")
-        out, cache = functional.conv2d_forward(x, weight, bias, stride=self.stride, padding=self.padding)
+        out, cache = functional.conv2d_forward(
+            x, weight, bias, stride=self.stride, padding=self.padding, algorithm=self.algorithm, relu=relu
+        )
         if training:
             self.keep(cache)
         return out
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """Return dx; dweight and dbias go to `grads`."""
+        if self.frozen:
+            return functional.conv2d_backward_input(dout, self.take())
         return functional.conv2d_backward(dout, self.take(), self.grads["weight"], self.grads.get("bias"))[0]
 
     def backward_params(self, dout: np.ndarray) -> None:
         """Spare the convolution that makes dx."""
-        functional.conv2d_backward_params(dout, self.take(), self.grads["weight"], self.grads.get("bias"))
+        cache = self.take()
+        if not self.frozen:
+            functional.conv2d_backward_params(dout, cache, self.grads["weight"], self.grads.get("bias"))
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -83,6 +94,7 @@ class Conv2d(Layer):
             "padding": short(self.padding),
             "bias": self.bias,
             **init_config(self.weight_init),
+            **({} if self.algorithm is None else {"algorithm": self.algorithm}),
         }
 
     def flops(self) -> int:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from nnkit._ext import memory
+from nnkit._ext import kernels, memory
 from nnkit.functional import _arrays
 from nnkit.layers.base import Layer, Shape
 
@@ -30,9 +30,7 @@ class Flatten(Layer):
         rows = x.shape[0], math.prod(x.shape[1:])  # not -1, which an empty batch cannot tell
         if x.flags.c_contiguous:
             return x.reshape(rows)
-        out = memory.empty(x.shape, x.dtype)
-        out[...] = x
-        return out.reshape(rows)
+        return _copied(x, memory.empty(x.shape, x.dtype)).reshape(rows)
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """Return dout in the input's shape and memory layout, as the layer below wants it."""
@@ -41,6 +39,19 @@ class Flatten(Layer):
         folded = _arrays.upstream(self.label, dout, (shape[0], math.prod(shape[1:])), None).reshape(shape)
         if _arrays.layout(folded) == layout:
             return folded
-        dx = _arrays.shaped(memory.empty(folded.size, folded.dtype), layout)
-        dx[...] = folded
-        return dx
+        return _copied(folded, _arrays.shaped(memory.empty(folded.size, folded.dtype), layout))
+
+
+def _copied(x: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Copy x into an array of another layout: by a kernel, where one is channels-last and the other channels-first."""
+    if x.ndim == 4 and x.dtype.kind == "f" and x.dtype.isnative:
+        n, c, h, w = x.shape
+        inside, outside = x.transpose(0, 2, 3, 1), out.transpose(0, 2, 3, 1)
+        if inside.flags.c_contiguous and out.flags.c_contiguous:
+            kernels.transpose_images(inside.reshape(n, h * w, c), out.reshape(n, c, h * w))
+            return out
+        if x.flags.c_contiguous and outside.flags.c_contiguous:
+            kernels.transpose_images(x.reshape(n, c, h * w), outside.reshape(n, h * w, c))
+            return out
+    out[...] = x
+    return out

@@ -51,21 +51,25 @@ class Linear(Layer):
         initialise(self, (self.out_features, input_shape[0]), rng)
         return (self.out_features,)
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        """Map (N, in_features) to (N, out_features)."""
+    def forward(self, x: np.ndarray, training: bool = False, *, relu: bool = False) -> np.ndarray:
+        """Map (N, in_features) to (N, out_features); `relu` is for a model that fuses the ReLU behind."""
         x = self._checked(x, "features")
-        out, cache = functional.linear_forward(x, self.params["weight"], self.params.get("bias"))
+        out, cache = functional.linear_forward(x, self.params["weight"], self.params.get("bias"), relu=relu)
         if training:
             self.keep(cache)
         return out
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """Return dx; dweight and dbias go to `grads`."""
+        if self.frozen:
+            return functional.linear_backward_input(dout, self.take())
         return functional.linear_backward(dout, self.take(), self.grads["weight"], self.grads.get("bias"))[0]
 
     def backward_params(self, dout: np.ndarray) -> None:
         """Spare the product that makes dx."""
-        functional.linear_backward_params(dout, self.take(), self.grads["weight"], self.grads.get("bias"))
+        cache = self.take()
+        if not self.frozen:
+            functional.linear_backward_params(dout, cache, self.grads["weight"], self.grads.get("bias"))
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

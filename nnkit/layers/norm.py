@@ -44,8 +44,15 @@ class BatchNorm(Layer):
         self.buffers = {"running_mean": np.zeros(channels, self.dtype), "running_var": np.ones(channels, self.dtype)}
         return input_shape
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        """Normalise (N, C) or (N, C, H, W)."""
+    def forward(
+        self,
+        x: np.ndarray,
+        training: bool = False,
+        *,
+        activation: str = "identity",
+        addend: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Normalise (N, C) or (N, C, H, W); and what a model may fuse with it, see `functional.batch_norm_forward`."""
         x = self._checked(x)
         if training and x[:, 0].size < 2:
             raise ValueError(f"{self.label}: expected more than one value per channel in training, got x of {x.shape}")
@@ -58,6 +65,8 @@ class BatchNorm(Layer):
             training=training,
             momentum=self.momentum,
             eps=self.eps,
+            activation=activation,
+            addend=addend,
         )
         if training:
             self.keep(cache)
@@ -65,7 +74,12 @@ class BatchNorm(Layer):
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """Return dx; dweight and dbias go to `grads`."""
-        return functional.batch_norm_backward(dout, self.take(), self.grads["weight"], self.grads["bias"])[0]
+        return self.backward_sum(dout)[0]
+
+    def backward_sum(self, dout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return dx and the addend's gradient; dweight and dbias go to `grads`."""
+        dx, _, _, daddend = functional.batch_norm_add_backward(dout, self.take(), *_destinations(self))
+        return dx, daddend
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -107,7 +121,7 @@ class LayerNorm(Layer):
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """Return dx; dweight and dbias go to `grads`."""
-        return functional.layer_norm_backward(dout, self.take(), self.grads["weight"], self.grads["bias"])[0]
+        return functional.layer_norm_backward(dout, self.take(), *_destinations(self))[0]
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -156,11 +170,16 @@ class GroupNorm(Layer):
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """Return dx; dweight and dbias go to `grads`."""
-        return functional.group_norm_backward(dout, self.take(), self.grads["weight"], self.grads["bias"])[0]
+        return functional.group_norm_backward(dout, self.take(), *_destinations(self))[0]
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"num_groups": self.num_groups, "eps": self.eps}
+
+
+def _destinations(layer: Layer) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return where dweight and dbias go: to arrays that nobody keeps, if the layer is frozen."""
+    return (None, None) if layer.frozen else (layer.grads["weight"], layer.grads["bias"])
 
 
 def _positive_eps(layer: Layer, eps: float) -> float:

@@ -52,9 +52,11 @@ class MaxPool2d(_Pool2d):
     (64, 14, 14)
     """
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        """Map (N, C, H, W) to (N, C, OH, OW)."""
-        out, cache = functional.max_pool2d_forward(x, self.kernel_size, stride=self.stride, padding=self.padding)
+    def forward(self, x: np.ndarray, training: bool = False, *, relu: bool = False) -> np.ndarray:
+        """Map (N, C, H, W) to (N, C, OH, OW); `relu` is for a model that fuses the ReLU before into the pooling."""
+        out, cache = functional.max_pool2d_forward(
+            x, self.kernel_size, stride=self.stride, padding=self.padding, relu=relu, training=training
+        )
         if training:
             self.keep(cache)
         return out

@@ -1,6 +1,7 @@
 """What every model is: a tree of layers whose parameters lie in one flat array."""
 
 import copy
+import fnmatch
 from collections.abc import Mapping
 from typing import Any, Literal, overload
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from nnkit import functional
-from nnkit.errors import CheckpointError, UsageError
+from nnkit.errors import CheckpointError, UsageError, did_you_mean
 from nnkit.layers import Dropout, Layer, Softmax
 from nnkit.layers.base import Shape
 from nnkit.models.summary import summary_table
@@ -29,7 +30,7 @@ class Model(Layer):
     def __init__(self) -> None:
         super().__init__()
         self._flat: tuple[np.ndarray, np.ndarray] | None = None
-        self._gradients: dict[str, np.ndarray] = {}
+        self._gradients: dict[tuple[str, str], np.ndarray] = {}  # by layer and key: their places in the flat array
 
     def children(self) -> dict[str, Layer]:
         """Return the parts with their full names, in the order of the forward pass.
@@ -145,6 +146,16 @@ class Model(Layer):
         for leaf in self.leaves():
             leaf.forget()
 
+    def fused(self) -> dict[str, str]:
+        """Return which layers run as a part of another one, as `nnkit.models.fusion` has it.
+
+        Returns
+        -------
+        dict of str to str
+            From the layer's name to that of the layer that does its work, or "the sum" of a `Residual`.
+        """
+        return {}
+
     @property
     def built(self) -> bool:
         """Whether the parameters are allocated."""
@@ -162,9 +173,82 @@ class Model(Layer):
 
     @property
     def num_parameters(self) -> int:
-        """How many trainable numbers there are."""
+        """How many numbers there are to train, those of frozen layers among them."""
         self._require_built()
         return sum(array.size for array in self.named_parameters().values())
+
+    @property
+    def num_trainable(self) -> int:
+        """How many numbers are trained: all parameters but those of frozen layers."""
+        self._require_built()
+        return sum(array.size for leaf in self.leaves() if leaf.trainable for array in leaf.params.values())
+
+    @property
+    def frozen(self) -> bool:
+        """Whether all layers with parameters are frozen; setting it freezes or unfreezes every layer."""
+        leaves = [leaf for leaf in self.leaves() if leaf.params]
+        return bool(leaves) and all(leaf.frozen for leaf in leaves)
+
+    @frozen.setter
+    def frozen(self, value: bool) -> None:
+        for leaf in self.leaves():
+            leaf.frozen = value
+
+    def freeze(self, *patterns: str) -> None:
+        """Keep layers as they are: their parameters get no gradient, and no optimizer bound from now on changes them.
+
+        A Solver binds its optimizer when it is made. The running statistics of a frozen batch norm still follow the
+        batches in training.
+
+        Parameters
+        ----------
+        *patterns : str
+            As in the shell, for names of layers, or of all parameters of a layer: `"conv1"`, `"layer[12].*"`,
+            `"conv1.*"`.
+
+        Raises
+        ------
+        UsageError
+            If the model is not built, or a pattern fits nothing or only some parameters of a layer.
+
+        Examples
+        --------
+        >>> from nnkit import models
+        >>> model = models.create("mlp", num_classes=10, hidden=(100,))
+        >>> _ = model.build((3, 32, 32), seed=0)
+        >>> model.freeze("fc1")
+        >>> model.frozen_parameters(), model.num_trainable
+        (['fc1.weight', 'fc1.bias'], 1010)
+        """
+        for leaf in self._matching("freeze", patterns):
+            leaf.frozen = True
+
+    def unfreeze(self, *patterns: str) -> None:
+        """Train layers again that `freeze` has frozen.
+
+        Parameters
+        ----------
+        *patterns : str
+            As for `freeze`.
+
+        Raises
+        ------
+        UsageError
+            As for `freeze`.
+        """
+        for leaf in self._matching("unfreeze", patterns):
+            leaf.frozen = False
+
+    def frozen_parameters(self) -> list[str]:
+        """Return the names of the parameters that are not trained.
+
+        Returns
+        -------
+        list of str
+        """
+        prefix = f"{self.name}." if self.name else ""
+        frozen = [leaf for leaf in self.leaves() if leaf.frozen]
+        return [_full_name(leaf, key).removeprefix(prefix) for leaf in frozen for key in leaf.params]
 
     def named_parameters(self) -> dict[str, np.ndarray]:
         """Return the parameters under names such as `"block1.conv2.weight"`, in forward order; they are views.
@@ -317,13 +401,16 @@ class Model(Layer):
             if isinstance(leaf, Dropout):
                 leaf.rng = np.random.default_rng((*entropy, index))
 
-    def summary(self, input_shape: Shape | None = None) -> str:
+    def summary(self, input_shape: Shape | None = None, *, kernels: bool = False) -> str:
         """Return a table of layers, output shapes, parameters and floating-point operations.
 
         Parameters
         ----------
         input_shape : tuple of int, optional
             Needed where the model is not built; it stays so.
+        kernels : bool, default False
+            Whether to say, too, how each layer runs: a convolution's algorithms in its three passes, and what runs
+            together with the layer before or behind.
 
         Returns
         -------
@@ -336,10 +423,10 @@ class Model(Layer):
         """
         if input_shape is None or input_shape == self.input_shape:
             self._require_built()
-            return summary_table(self)
+            return summary_table(self, kernels)
         other = copy.deepcopy(self)
         other.build(input_shape)
-        return summary_table(other)
+        return summary_table(other, kernels)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_flat": self._flat is not None, "_gradients": {}}
@@ -375,16 +462,39 @@ class Model(Layer):
                 named[_full_name(leaf, key).removeprefix(prefix)] = array
         return named
 
+    def _matching(self, what: str, patterns: tuple[str, ...]) -> list[Layer]:
+        """Return the layers of which a pattern fits the name, that of a container around it, or all parameters."""
+        self._require_built()
+        if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+            got = ", ".join(map(repr, patterns)) or "none"
+            raise UsageError(f"{what}: expected patterns, such as 'conv1.*', or '*' for everything, got {got}")
+        named = {leaf: (_places(leaf), [_full_name(leaf, key) for key in leaf.params]) for leaf in self.leaves()}
+        named = {leaf: names for leaf, names in named.items() if leaf.params}
+        known = {name for places, parameters in named.values() for name in (*places, *parameters)}
+        for pattern in patterns:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in known):
+                raise UsageError(f"{what}: no layer or parameter is named {pattern!r}{did_you_mean(pattern, known)}")
+        fitting = {name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+        for leaf, (places, parameters) in named.items():
+            missing = [name for name in parameters if name not in fitting]
+            if fitting.isdisjoint(places) and 0 < len(missing) < len(parameters):
+                whole = f"a layer is trained or frozen as a whole, and no pattern fits {missing[0]!r}"
+                raise UsageError(f"{what}: {leaf.label}: {whole}")
+        return [leaf for leaf, names in named.items() if not fitting.isdisjoint([*names[0], *names[1]])]
+
     def _flat_arrays(self) -> tuple[np.ndarray, np.ndarray]:
         self._require_built()
         if self._flat is None:
             raise UsageError(f"{self.label}: only the whole model has flat_params and flat_grads, not its parts")
-        for name, array in self.named_parameters().items():
-            if array.size and not np.may_share_memory(array, self._flat[0]):  # an optimizer's step would not reach it
-                raise UsageError(
-                    f"{self.label}: {name!r} is no longer part of flat_params: it was assigned anew (write into it "
-                    f"instead, with [...] =), or its layer was built or copied into another model"
-                )
+        params = self._flat[0]
+        for leaf in self.leaves():
+            for key, array in leaf.params.items():  # an optimizer's step does not reach what is stored elsewhere
+                if array.base is not params and array.size and not np.may_share_memory(array, params):
+                    name = _full_name(leaf, key)
+                    raise UsageError(
+                        f"{self.label}: {name!r} is no longer part of flat_params: it was assigned anew (write into it "
+                        f"instead, with [...] =), or its layer was built or copied into another model"
+                    )
         return self._flat
 
     def _pack(self) -> None:
@@ -400,19 +510,28 @@ class Model(Layer):
                 leaf.grads[key] = grads[place].reshape(array.shape)
                 start += array.size
         self._flat = params, grads
-        self._gradients = self.named_gradients()
+        self._gradients = {(leaf.name, key): array for leaf in self.leaves() for key, array in leaf.grads.items()}
 
     def _collect_gradients(self) -> None:
-        """Copy gradients that a layer assigned to `grads`, instead of writing into the array there, to their place."""
+        """Copy gradients that a layer assigned to `grads`, instead of writing into the array there, to their place.
+
+        A frozen layer's are 0, even if it is one of the user's own that has written some.
+        """
         if self._flat is None:
             return
         for leaf in self.leaves():
             for key, array in leaf.grads.items():
-                place = self._gradients[_full_name(leaf, key)]
-                if array is not place:
-                    place[...] = array
+                place = self._gradients[leaf.name, key]
+                if leaf.frozen or array is not place:
+                    place[...] = 0 if leaf.frozen else array
                     leaf.grads[key] = place
 
 
 def _full_name(leaf: Layer, key: str) -> str:
     return f"{leaf.name}.{key}" if leaf.name else key
+
+
+def _places(leaf: Layer) -> list[str]:
+    """Return the names of the containers that a layer is in, and its own."""
+    parts = leaf.name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]

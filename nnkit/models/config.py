@@ -70,7 +70,7 @@ def _layer(config: Any, where: str) -> Layer:
     if not isinstance(config, dict) or not isinstance(config.get("type"), str):
         raise CheckpointError(f"{where}: expected the description of a layer, with its type, got {str(config)[:60]!r}")
     kind = config["type"]
-    arguments = {key: value for key, value in config.items() if key != "type"}
+    arguments = {key: value for key, value in config.items() if key not in ("type", "frozen")}
     try:
         if kind == "Sequential":
             return Sequential({name: _layer(part, f"{where}.{name}") for name, part in arguments["layers"].items()})
@@ -78,7 +78,9 @@ def _layer(config: Any, where: str) -> Layer:
             parts = {key: value and _layer(value, f"{where}.{key}") for key, value in arguments.items()}
             return Residual(**parts)
         if kind in _TYPES:
-            return _TYPES[kind](**arguments)
+            layer = _TYPES[kind](**arguments)
+            layer.frozen = config.get("frozen", False)
+            return layer
     except CheckpointError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError) as error:

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from nnkit import functional
 from nnkit.errors import UsageError
-from nnkit.functional import _arrays
 from nnkit.layers import Layer
 from nnkit.layers.base import Shape
+from nnkit.models import fusion
 from nnkit.models.base import Model
 
 
@@ -52,6 +53,10 @@ class Sequential(Model):
         """Return the layers with their full names."""
         return {_join(self.name, key): layer for key, layer in self.layers.items()}
 
+    def leaves(self) -> list[Layer]:
+        """Return the layers in it that are no containers, in forward order."""
+        return [leaf for layer in self.layers.values() for leaf in layer.leaves()]
+
     def setup(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
         """Build each layer for the output of the one before."""
         shape = input_shape
@@ -61,15 +66,12 @@ class Sequential(Model):
         return shape
 
     def backward_params(self, dout: np.ndarray) -> None:
-        """Go back only as far as there are parameters, and spare the last input gradient."""
-        layers = list(self.layers.values())
-        first = next((i for i, layer in enumerate(layers) if any(leaf.params for leaf in layer.leaves())), len(layers))
-        for layer in reversed(layers[first + 1 :]):
-            dout = layer.backward(dout)
-        for layer in layers[first : first + 1]:
-            layer.backward_params(dout)
-        for layer in layers[:first]:
-            layer.forget()
+        """Go back only as far as there are parameters to train, and spare the last input gradient."""
+        fusion.backward_params(self._steps(), dout)
+
+    def fused(self) -> dict[str, str]:
+        """Return which layers run as a part of another one."""
+        return fusion.fused(fusion.fuse(self.layers.values()))
 
     def config(self) -> dict[str, Any]:
         """Return `{"layers": ...}` for `nnkit.models.model_from_config`."""
@@ -79,14 +81,18 @@ class Sequential(Model):
         return f"Sequential({', '.join(f'{name}: {layer!r}' for name, layer in self.layers.items())})"
 
     def _forward(self, x: np.ndarray, training: bool) -> np.ndarray:
-        for layer in self.layers.values():
-            x = layer.forward(x, training)
-        return x
+        steps = fusion.fuse(self.layers.values())
+        if training:
+            self.keep(steps)
+        return fusion.forward(steps, x, training)
 
     def _backward(self, dout: np.ndarray) -> np.ndarray:
-        for layer in reversed(self.layers.values()):
-            dout = layer.backward(dout)
-        return dout
+        return fusion.backward(self._steps(), dout)
+
+    def _steps(self) -> list[fusion.Step]:
+        """Return the steps of the forward pass, once; without one, the layers, which will say that it is missing."""
+        steps, self._cache = self._cache, None
+        return steps or list(self.layers.values())
 
 
 class Residual(Model):
@@ -143,10 +149,17 @@ class Residual(Model):
 
     def backward_params(self, dout: np.ndarray) -> None:
         """Spare the input gradients of both ways."""
-        dout = dout if self.activation is None else self.activation.backward(dout)
-        self.main.backward_params(dout)
+        steps, end = self._steps()
+        dmain, around = end.backward(dout)
+        fusion.backward_params(steps, dmain)
         if self.shortcut is not None:
-            self.shortcut.backward_params(dout)
+            fusion.backward_params([self.shortcut], around)
+
+    def fused(self) -> dict[str, str]:
+        """Return which layers run as a part of another one."""
+        steps, end = self._plan()
+        around = [] if self.shortcut is None else [self.shortcut]
+        return fusion.fused(steps) | fusion.fused(around) | end.fused()
 
     def config(self) -> dict[str, Any]:
         """Return the three parts for `nnkit.models.model_from_config`."""
@@ -157,23 +170,33 @@ class Residual(Model):
         return f"Residual({self.main!r}, shortcut={self.shortcut!r}, activation={self.activation!r})"
 
     def _forward(self, x: np.ndarray, training: bool) -> np.ndarray:
+        steps, end = self._plan()
+        if training:
+            self.keep((steps, end))
         around = x if self.shortcut is None else self.shortcut.forward(x, training)
-        out = _sum(self.main.forward(x, training), around)
-        return out if self.activation is None else self.activation.forward(out, training)
+        return end.forward(fusion.forward(steps, x, training), around, training)
 
     def _backward(self, dout: np.ndarray) -> np.ndarray:
-        dout = dout if self.activation is None else self.activation.backward(dout)
-        around = dout if self.shortcut is None else self.shortcut.backward(dout)
-        return _sum(self.main.backward(dout), around)
+        steps, end = self._steps()
+        dmain, around = end.backward(dout)
+        around = around if self.shortcut is None else self.shortcut.backward(around)
+        return functional.add_forward(fusion.backward(steps, dmain), around)[0]
+
+    def _plan(self) -> tuple[list[fusion.Step], fusion.Sum]:
+        main = self.main.layers.values() if type(self.main) is Sequential else [self.main]
+        return fusion.fuse_sum(main, self.activation)
+
+    def _steps(self) -> tuple[list[fusion.Step], fusion.Sum]:
+        """Return the steps of the forward pass, once; without one, the layers, which will say that it is missing."""
+        kept, self._cache = self._cache, None
+        alone: list[fusion.Step] = [self.main]
+        return kept or (alone, fusion.Sum(self.activation))
 
 
 def layer_config(layer: Layer) -> dict[str, Any]:
-    """Return a layer's type and constructor arguments."""
-    return {"type": type(layer).__name__, **layer.config()}
-
-
-def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.add(a, b, out=_arrays.empty_like(a))
+    """Return a layer's type and constructor arguments, and whether it is frozen."""
+    frozen = {"frozen": True} if layer.frozen and not isinstance(layer, Model) else {}
+    return {"type": type(layer).__name__, **layer.config(), **frozen}
 
 
 def _join(prefix: str, key: str) -> str:

@@ -2,44 +2,84 @@
 
 from typing import TYPE_CHECKING
 
+from nnkit import _ext
+from nnkit.functional.conv import get_conv_algorithm
+from nnkit.layers import Conv2d, Layer
+from nnkit.layers.conv import short
+
 if TYPE_CHECKING:
     from nnkit.models.base import Model
 
+_BATCH = 64  # convolution's choice of algorithm depends on how much work there is
 
-def summary_table(model: "Model") -> str:
+
+def summary_table(model: "Model", kernels: bool = False) -> str:
     """Lay out a built model's layers, output shapes, parameters and floating-point operations.
 
     Parameters
     ----------
     model : Model
+    kernels : bool, default False
+        Whether to say how each layer runs.
 
     Returns
     -------
     str
     """
-    rows = [("", "input", _shape(model.input_shape), "", "")]
+    fused = model.fused() if kernels else {}
+    rows = [("", "input", _shape(model.input_shape), "", "", "")]
     for leaf in model.leaves():
         parameters = sum(array.size for array in leaf.params.values())
         flops = leaf.flops()
-        shape = _shape(leaf.output_shape)
-        rows.append(
-            (leaf.name, repr(leaf), shape, f"{parameters:,}" if parameters else "", _si(flops) if flops else "")
-        )
-    total = model.num_parameters
+        runs = _runs(leaf, fused.get(leaf.name)) if kernels else ""
+        name = _short(leaf) if kernels else repr(leaf)
+        count = f"{parameters:,}{' frozen' if leaf.frozen else ''}" if parameters else ""
+        rows.append((leaf.name, name, _shape(leaf.output_shape), count, _si(flops) if flops else "", runs))
+    total, trainable = model.num_parameters, model.num_trainable
     flops = sum(leaf.flops() for leaf in model.leaves())
-    header = ("Name", "Layer", "Output", "Parameters", "FLOPs")
-    footer = ("", "total", "", f"{total:,}", _si(flops))
-    widths = [max(len(row[i]) for row in [header, footer, *rows]) for i in range(5)]
-    rule = "─" * (sum(widths) + 2 * 4)
+    header = ("Name", "Layer", "Output", "Parameters", "FLOPs", "Runs" if kernels else "")
+    footer = ("", "total", "", f"{total:,}", _si(flops), "")
+    widths = [max(map(len, column)) for column in zip(header, footer, *rows, strict=True)]
+    rule = "─" * (sum(widths) + 2 * (5 if kernels else 4))
     lines = [_line(header, widths), rule, *(_line(row, widths) for row in rows), rule, _line(footer, widths)]
+    if trainable < total:
+        lines.append(f"{trainable:,} of {total:,} parameters are trained, the others are frozen")
     size = _bytes(total * model.dtype.itemsize)
     lines.append(f"{size} of {model.dtype} parameters; FLOPs of convolutions and linear layers, forward, per example")
+    if kernels:
+        passes = "forward, backward to the input and to the weight, where they differ"
+        lines.append(f"{_ext.kernels.name} kernels, batches of {_BATCH}; convolutions: {passes}")
     return "\n".join(lines)
+
+
+def _runs(leaf: Layer, runner: str | None) -> str:
+    """Say how a layer runs: as a part of another one, or by which algorithms."""
+    if runner is not None:
+        return f"fused into {runner}"
+    if not isinstance(leaf, Conv2d):
+        return ""
+    assert leaf.input_shape is not None
+    channels, *size = leaf.input_shape
+    algorithm = get_conv_algorithm() if leaf.algorithm is None else leaf.algorithm
+    shapes = (_BATCH, *size, channels), leaf.params["weight"].shape
+    used = [
+        _ext.kernels.conv2d_algorithm(name, *shapes, leaf.stride, leaf.padding, leaf.dtype, algorithm)
+        for name in ("forward", "backward_input", "backward_weight")
+    ]
+    return used[0] if len(set(used)) == 1 else ", ".join(used)
+
+
+def _short(leaf: Layer) -> str:
+    """Describe a layer without what the other columns say."""
+    if type(leaf) is not Conv2d:
+        return repr(leaf)
+    kernel = "×".join(map(str, leaf.kernel_size))
+    return f"Conv2d {kernel}" + (f", stride {short(leaf.stride)}" if leaf.stride != (1, 1) else "")
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:
     cells = [
-        cell.ljust(width) if i < 3 else cell.rjust(width)
+        cell.rjust(width) if i in (3, 4) else cell.ljust(width)
         for i, (cell, width) in enumerate(zip(row, widths, strict=True))
     ]
     return "  ".join(cells).rstrip()

@@ -2,7 +2,7 @@
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -43,16 +43,19 @@ class Optimizer:
         self.state: State = {}
         self.steps = 0
         self._ranges: list[tuple[int, int | None, float, float]] | None = None
+        self._size: int | None = None  # of the model that it is bound to
         if not self.groups:
             self._ranges = [(0, None, 1.0, self.weight_decay)]
 
-    def bind(self, slices: Mapping[str, slice]) -> None:
+    def bind(self, slices: Mapping[str, slice], frozen: Collection[str] = ()) -> None:
         """Begin with the parameters of a model: look up where the groups' names are, forget what was of another model.
 
         Parameters
         ----------
         slices : mapping of str to slice
             Place of each named parameter, as `model.parameter_slices()` gives it; without gaps.
+        frozen : collection of str
+            Names of those to leave alone, as `model.frozen_parameters()` gives them.
 
         Raises
         ------
@@ -67,12 +70,15 @@ class Optimizer:
                     )
         ranges: list[tuple[int, int | None, float, float]] = []
         for name, place in sorted(slices.items(), key=lambda item: item[1].start):
+            if name in frozen:
+                continue
             settings = self._settings_of(name)
-            if ranges and ranges[-1][2:] == settings:
+            if ranges and ranges[-1][1:] == (place.start, *settings):
                 ranges[-1] = (ranges[-1][0], place.stop, *settings)
             else:
                 ranges.append((place.start, place.stop, *settings))
         self._ranges, self.state, self.steps = ranges, {}, 0
+        self._size = max((place.stop for place in slices.values()), default=0)
 
     def step(self, params: np.ndarray, grads: np.ndarray) -> None:
         """Move the parameters by one step, in place.
@@ -94,8 +100,7 @@ class Optimizer:
             raise ValueError(f"optimizer: parameters and gradients must be flat and of one type, got {received}")
         if self._ranges is None:
             raise UsageError("optimizer: its groups are names; call optimizer.bind(model.parameter_slices()) first")
-        bound = self._ranges[-1][1] if self._ranges else 0
-        if bound not in (None, params.size) or any(array.shape != params.shape for array in self.state.values()):
+        if self._size not in (None, params.size) or any(array.shape != params.shape for array in self.state.values()):
             raise ValueError(f"optimizer: it was at work on another model, not on one of {params.size} parameters")
         if not self.state:
             self.state = {name: np.full_like(params, self._state_start(name)) for name in self.state_names}

@@ -15,6 +15,7 @@ COMPILED = [name for name in _ext.available() if name != "reference"]
 LIMITS = {np.float32: 1e-4, np.float64: 1e-11}
 
 sizes = st.sampled_from([0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100])
+fused_activations = st.sampled_from(["identity", "relu", "gelu", "gelu_tanh", "silu"])
 channels = st.sampled_from([1, 2, 3, 8, 15, 16, 17, 32, 33, 48, 70])
 pairs = {low: st.tuples(st.integers(low, 5), st.integers(low, 5)) for low in (0, 1)}
 
@@ -36,7 +37,8 @@ class Numbers:
 
 def windows(draw):
     """Draw shapes of a batch of images, of the output, and (kernel, stride, padding)."""
-    kernel, stride, padding = draw(pairs[1]), draw(pairs[1]), draw(pairs[0])
+    kernel, stride = draw(st.just(((3, 3), (1, 1))) | st.tuples(pairs[1], pairs[1]))
+    padding = draw(pairs[0])
     size = [draw(st.integers(max(1, k - 2 * p), k + 12)) for k, p in zip(kernel, padding, strict=True)]
     out = [(s + 2 * p - k) // q + 1 for s, p, k, q in zip(size, padding, kernel, stride, strict=True)]
     n = draw(st.integers(0, 3))
@@ -60,32 +62,38 @@ def gemm(draw, numbers):
     m, k, n = draw(sizes), draw(sizes | st.just(600)), draw(sizes)
     bias = draw(st.sampled_from([None, numbers.normal(n)]))
     arrays = matrix(draw, numbers, m, k), matrix(draw, numbers, k, n), numbers.normal(m, n)
-    return [*arrays, bias, draw(st.booleans())], [2]
+    return [*arrays, bias, draw(st.booleans()), draw(st.booleans())], [2]
+
+
+def column_sums(draw, numbers):
+    m, n = draw(sizes), draw(sizes)
+    return [numbers.normal(m, n), numbers.hole(n)], [1]
 
 
 def convolution(draw, numbers):
     x, out, kernel, stride, padding = windows(draw)
     inputs, outputs = draw(channels), draw(channels)
     weight = numbers.normal(outputs, inputs, *kernel)
-    return numbers.normal(*x, inputs), numbers.normal(*out, outputs), weight, stride, padding
+    algorithm = draw(st.sampled_from(["auto", "direct", "winograd2", "winograd4"]))
+    return numbers.normal(*x, inputs), numbers.normal(*out, outputs), weight, (stride, padding, algorithm)
 
 
 def conv2d_forward(draw, numbers):
-    x, out, weight, stride, padding = convolution(draw, numbers)
+    x, out, weight, options = convolution(draw, numbers)
     bias = draw(st.sampled_from([None, numbers.normal(len(weight))]))
-    return [x, weight, bias, numbers.hole(*out.shape), stride, padding], [3]
+    return [x, weight, bias, numbers.hole(*out.shape), *options, draw(st.booleans())], [3]
 
 
 def conv2d_backward_input(draw, numbers):
-    x, dout, weight, stride, padding = convolution(draw, numbers)
-    return [dout, weight, numbers.hole(*x.shape), stride, padding], [2]
+    x, dout, weight, options = convolution(draw, numbers)
+    return [dout, weight, numbers.hole(*x.shape), *options], [2]
 
 
 def conv2d_backward_weight(draw, numbers):
-    x, dout, weight, stride, padding = convolution(draw, numbers)
+    x, dout, weight, options = convolution(draw, numbers)
     if draw(st.booleans()):
-        return [x, dout, numbers.hole(*weight.shape), None, stride, padding], [2]
-    return [x, dout, numbers.hole(*weight.shape), numbers.hole(len(weight)), stride, padding], [2, 3]
+        return [x, dout, numbers.hole(*weight.shape), None, *options], [2]
+    return [x, dout, numbers.hole(*weight.shape), numbers.hole(len(weight)), *options], [2, 3]
 
 
 def max_pool2d_forward(draw, numbers):
@@ -97,14 +105,14 @@ def max_pool2d_forward(draw, numbers):
     x = numbers.rng.integers(-3, 3, (n, *size, c)).astype(numbers.dtype)  # with ties
     x[numbers.rng.random(x.shape) < 0.02] = np.nan
     code = numbers.hole(n, *out_size, c, dtype=draw(st.sampled_from([np.uint8, np.int32])))
-    return [x, numbers.hole(*code.shape), code, kernel, stride, padding], [1, 2]
+    return [x, numbers.hole(*code.shape), code, kernel, stride, padding, draw(st.booleans())], [1, 2]
 
 
 def max_pool2d_backward(draw, numbers):
     arguments, _ = max_pool2d_forward(draw, numbers)
     reference.max_pool2d_forward(*arguments)
-    x, out, codes, *window = arguments
-    return [numbers.normal(*out.shape), codes, numbers.hole(*x.shape), *window], [2]
+    x, out, codes, *window, relu = arguments
+    return [numbers.normal(*out.shape), codes, numbers.hole(*x.shape), *window, out if relu else None], [2]
 
 
 def rows(draw, numbers):
@@ -118,13 +126,17 @@ def batch_norm_statistics(draw, numbers):
 
 def batch_norm_apply(draw, numbers):
     x = rows(draw, numbers)
-    return [x, *numbers.normal(4, x.shape[1]), numbers.hole(*x.shape)], [5]
+    addend = numbers.normal(*x.shape) if draw(st.booleans()) else None
+    return [x, *numbers.normal(4, x.shape[1]), numbers.hole(*x.shape), draw(fused_activations), addend], [5]
 
 
 def batch_norm_backward(draw, numbers):
     x = rows(draw, numbers)
-    holes = numbers.hole(*x.shape), numbers.hole(x.shape[1]), numbers.hole(x.shape[1])
-    return [numbers.normal(*x.shape), x, *numbers.normal(3, x.shape[1]), *holes], [5, 6, 7]
+    holes = [numbers.hole(*x.shape), numbers.hole(x.shape[1]), numbers.hole(x.shape[1])]
+    arguments = [numbers.normal(*x.shape), x, *numbers.normal(4, x.shape[1]), *holes]
+    if draw(st.booleans()):
+        return [*arguments, "relu", numbers.normal(*x.shape), numbers.hole(*x.shape)], [6, 7, 8, 11]
+    return [*arguments, draw(fused_activations)], [6, 7, 8]
 
 
 def activation(draw, numbers):
@@ -141,6 +153,21 @@ def relu_backward(draw, numbers):
     return [numbers.normal(*x.shape), np.maximum(x, 0), hole], [2]
 
 
+def silu_backward(draw, numbers):
+    x, hole = activation(draw, numbers)
+    return [numbers.normal(*x.shape), x, hole], [2]
+
+
+def sigmoid_backward(draw, numbers):
+    x, hole = activation(draw, numbers)
+    return [numbers.normal(*x.shape), np.tanh(x), hole], [2]
+
+
+def add(draw, numbers):
+    x, hole = activation(draw, numbers)
+    return [numbers.normal(*x.shape), x, hole, draw(st.booleans())], [2]
+
+
 def gelu_forward(draw, numbers):
     return [*activation(draw, numbers), draw(st.booleans())], [1]
 
@@ -148,6 +175,20 @@ def gelu_forward(draw, numbers):
 def gelu_backward(draw, numbers):
     x, hole = activation(draw, numbers)
     return [numbers.normal(*x.shape), x, hole, draw(st.booleans())], [2]
+
+
+def cross_entropy_forward(draw, numbers):
+    n, classes = draw(sizes), draw(sizes)
+    n, classes = max(n, 1), max(classes, 1)
+    weights = [draw(st.sampled_from([None, numbers.rng.random(size)])) for size in (classes, n)]
+    labels, smoothing = numbers.rng.integers(0, classes, n), draw(st.sampled_from([0.0, 0.1, 1.0]))
+    return [numbers.normal(n, classes), labels, *weights, smoothing, numbers.hole(n, classes)], [5]
+
+
+def cross_entropy_backward(draw, numbers):
+    arguments, _ = cross_entropy_forward(draw, numbers)
+    *arguments, out = arguments
+    return [*arguments, 0.5, out], [6]
 
 
 def sgd_step(draw, numbers):
@@ -179,19 +220,30 @@ def augment(draw, numbers):
     return [*arguments, numbers.hole(count, height, width, c)], [10]
 
 
+def transpose_images(draw, numbers):
+    n, pixels, c = draw(st.integers(0, 3)), draw(sizes), draw(sizes | st.just(3))
+    return [numbers.normal(n, pixels, c), numbers.hole(n, c, pixels)], [1]
+
+
 CASES = {
+    "silu_forward": relu_forward, "sigmoid_forward": relu_forward, "tanh_forward": relu_forward,
+    "tanh_backward": sigmoid_backward,
+} | {
     case.__name__: case
     for case in (
-        gemm, conv2d_forward, conv2d_backward_input, conv2d_backward_weight, max_pool2d_forward, max_pool2d_backward,
+        gemm, column_sums, conv2d_forward, conv2d_backward_input, conv2d_backward_weight, max_pool2d_forward,
+        max_pool2d_backward,
         batch_norm_statistics, batch_norm_apply, batch_norm_backward, relu_forward, relu_backward, gelu_forward,
-        gelu_backward, sgd_step, adam_step, augment,
+        gelu_backward, silu_backward, sigmoid_backward, add, cross_entropy_forward, cross_entropy_backward,
+        sgd_step, adam_step, augment,
+        transpose_images,
     )
 }  # fmt: skip
 
 
 def test_every_kernel_has_a_case():
     functions = {name for name, thing in vars(reference).items() if callable(thing) and not name.startswith("_")}
-    assert functions == set(CASES)
+    assert functions - {"conv2d_algorithm"} == set(CASES)  # that one only answers
 
 
 def copied(arguments):

@@ -59,11 +59,13 @@ def test_a_step_agrees_with_torch(torch, agree, rng, name, dtype):
 
 
 STEPS = 20
-# Recipe, the batch that keeps the test short, and how close the losses have to be. In float32 a training amplifies
-# its own rounding: one of ResNet's many ReLUs is always so near its kink that it takes the other side, and Adam's first
-# steps go by the sign of gradients that are all rounding. PyTorch in float32 is further from float64 than nnkit is.
+# Recipe, the batch that keeps the test short, and how close the losses have to be to PyTorch's of the same type.
+# In float32 a training amplifies its own rounding, and ResNet-18 most of all: at the recipe's rate its 20 losses are no
+# longer the same from the fifth on, be it nnkit against PyTorch or PyTorch in float32 against itself in float64 (both
+# differ by more than half of the loss with a batch of 4 or 16), and at a hundredth of the rate they are 5e-2 apart.
+# So it is compared in float64 alone, where the same amplification leaves 1e-8.
 TRAININGS = {
-    "cifar10-cnn": (16, {np.float64: 1e-6, np.float32: 1e-2}),
+    "cifar10-cnn": (16, {np.float64: 1e-6, np.float32: 1e-3}),
     "cifar10-convnet": (64, {np.float64: 1e-6, np.float32: 1e-3}),
     "cifar10-resnet18": (4, {np.float64: 1e-6}),
 }
@@ -104,7 +106,7 @@ def drop_the_same(torch, model, net):
             self.layer = layer
 
         def forward(self, x):
-            return x * torch.from_numpy(self.layer.forward(np.ones(x.shape), training=True))
+            return x * torch.from_numpy(self.layer.forward(np.ones_like(x.detach().numpy()), training=True))
 
     for layer in model.leaves():
         if isinstance(layer, Dropout):
@@ -121,7 +123,8 @@ def torch_losses(torch, net, model, solver, recipe):
         "one_cycle": lambda: kind.OneCycleLR(rule, recipe.optimizer["lr"], steps, cycle_momentum=False),
     }[recipe.schedule["name"]]()
     loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.training.label_smoothing)
-    options = {"normalize": solver.normalize, "augment": recipe.data.augment, "seed": recipe.seed, "dtype": np.float64}
+    options = {"normalize": solver.normalize, "augment": recipe.data.augment, "seed": recipe.seed}
+    options["dtype"] = model.flat_params.dtype
     losses = []
     for step, (x, y) in enumerate(data.batches(solver.data, solver.batch_size, shuffle=True, **options)):
         model.reseed((recipe.seed, 2, step))  # as the Solver does
@@ -155,19 +158,19 @@ def make_solver(recipe, images, size, dtype):
     )
 
 
-@pytest.mark.parametrize("name", TRAININGS)
-def test_a_training_goes_as_in_torch(torch, agree, images, name):
+@pytest.mark.parametrize(("name", "dtype"), [(name, dtype) for name in TRAININGS for dtype in TRAININGS[name][1]])
+def test_a_training_goes_as_in_torch(torch, agree, images, monkeypatch, name, dtype):
     """The first losses of a recipe in nnkit's Solver, and in PyTorch from the same weights with the same batches."""
+    # oneDNN's float32 convolutions round more coarsely than PyTorch's own: they alone take cifar10-cnn 1.5e-3 away.
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     recipe, (size, limits) = recipes.load(name), TRAININGS[name]
-    solvers = {dtype: make_solver(recipe, images, size, dtype) for dtype in limits}
-    double = solvers[np.float64]
-    net = to_torch(double.model).train()
-    drop_the_same(torch, double.model, net)
-    theirs = torch_losses(torch, net, double.model, double, recipe)
-    for dtype, limit in limits.items():
-        solvers[dtype].train()
-        ours = np.array(solvers[dtype].loss.losses)
-        assert ours.shape == theirs.shape == (STEPS,)
-        for one, other in zip(ours, theirs, strict=True):
-            agree(f"{name}-{np.dtype(dtype)} losses", one, other, limit=limit)
+    solver = make_solver(recipe, images, size, dtype)
+    net = to_torch(solver.model).train()
+    drop_the_same(torch, solver.model, net)
+    theirs = torch_losses(torch, net, solver.model, solver, recipe)
+    solver.train()
+    ours = np.array(solver.loss.losses)
+    assert ours.shape == theirs.shape == (STEPS,)
+    for one, other in zip(ours, theirs, strict=True):
+        agree(f"{name}-{np.dtype(dtype)} losses", one, other, limit=limits[dtype])
     assert np.ptp(theirs) > 0.1  # it does learn, or at least move

@@ -1,0 +1,71 @@
+/* Which algorithm convolves, and the two passes that share their algorithms. */
+
+/* How long a pass by tiles of m x m outputs takes, about, counted in multiply-adds of vectors; with m = 1 directly.
+
+   Besides the multiplications, each vector of a tile's points is transformed once, which costs more for larger tiles;
+   so is each vector of the weights, whose packing costs the direct convolution the same. The constants are measured. */
+KERNEL double FN(estimate)(const nnkit_window *w, int m, int pass)
+{
+    const double transform = 2 * TILE(m), transform_weight = pass == NNKIT_BACKWARD_WEIGHT ? 12 : 6;
+    int back = pass == NNKIT_BACKWARD_INPUT;
+    ptrdiff_t height = back ? w->height : w->out_height, width = back ? w->width : w->out_width;
+    ptrdiff_t depth = back ? w->out_channels : w->channels, columns = back ? w->channels : w->out_channels;
+    double tiles = (double)w->batch * CEIL_DIV(height, m) * CEIL_DIV(width, m);
+    double in_vectors = CEIL_DIV(depth, LANES), out_vectors = CEIL_DIV(columns, LANES);
+    double products = MAX(tiles, ROWS) * depth * out_vectors;
+    if (m == 1)
+        return POINTS(m) * products;
+    return POINTS(m) * (products + transform * tiles * (in_vectors + out_vectors)
+                        + transform_weight * depth * out_vectors);
+}
+
+KERNEL int FN(cheapest)(const nnkit_window *w, int pass)
+{
+    double direct = FN(estimate)(w, 1, pass), two = FN(estimate)(w, 2, pass), four = FN(estimate)(w, 4, pass);
+    if (direct <= two && direct <= four)
+        return NNKIT_DIRECT;
+    return two <= four ? NNKIT_WINOGRAD2 : NNKIT_WINOGRAD4;
+}
+
+/* The algorithm of a pass for what was asked: Winograd's where they apply. */
+KERNEL int FN(conv2d_algorithm)(const nnkit_window *w, int algorithm, int pass)
+{
+    if (w->kernel_y != 3 || w->kernel_x != 3 || w->stride_y != 1 || w->stride_x != 1)
+        return NNKIT_DIRECT;
+    return algorithm == NNKIT_AUTO ? FN(cheapest)(w, pass) : algorithm;
+}
+
+KERNEL int FN(conv2d_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight, const void *bias,
+                              int relu, void *out)
+{
+    algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_FORWARD);
+    if (algorithm == NNKIT_DIRECT)
+        return FN(is_picture)(w) ? FN(convolve_picture)(w, x, weight, bias, relu, out)
+                                 : FN(convolve)(w, x, weight, bias, relu, out, 0);
+    return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out, 0);
+}
+
+KERNEL int FN(conv2d_backward_input)(const nnkit_window *w, int algorithm, const void *dout, const void *weight,
+                                     void *dx)
+{
+    algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_BACKWARD_INPUT);
+    if (algorithm == NNKIT_DIRECT)
+        return FN(convolve)(w, dout, weight, NULL, 0, dx, 1);
+    return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, dout, weight, NULL, 0, dx, 1);
+}
+
+KERNEL int FN(conv2d_backward_weight)(const nnkit_window *w, int algorithm, const void *x, const void *dout,
+                                      void *dweight, void *dbias)
+{
+    algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_BACKWARD_WEIGHT);
+    if (w->batch == 0 || w->out_channels == 0) {  /* an empty array may claim images of any size: prepare nothing */
+        memset(dweight, 0, sizeof(real) * w->out_channels * w->channels * w->kernel_y * w->kernel_x);
+        if (dbias)
+            memset(dbias, 0, sizeof(real) * w->out_channels);
+        return 0;
+    }
+    if (algorithm == NNKIT_DIRECT)
+        return FN(is_picture)(w) ? FN(convolve_picture_weight)(w, x, dout, dweight, dbias)
+                                 : FN(convolve_weight)(w, x, dout, dweight, dbias);
+    return FN(convolve_weight_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, dout, dweight, dbias);
+}

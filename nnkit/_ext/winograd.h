@@ -1,0 +1,303 @@
+/* Convolution of 3 x 3 kernels with stride 1 by Winograd's minimal filtering; winograd_transform.h has the transforms.
+   The paper's names: V for transformed input tiles, U for transformed weights, M for their products.
+
+   At each of the POINTS(m) points, tiles are the rows and channels the columns of one small matrix product:
+
+       M[point] (tiles x out-channels) = V[point] (tiles x channels) times U[point] (channels x out-channels)
+
+   Tiles are counted over the whole batch and taken in blocks, whose V and M fit the L2 cache; out-channels in panels.
+   Either a task is a block, which meets all panels of U, transformed beforehand; or, where U is larger than all of V
+   (small maps, small batches, many channels), a task is a panel, which transforms its own part of U and meets all
+   blocks of V. The gradient with respect to the input is the same convolution of dout, its kernels turned around. */
+
+typedef struct {
+    int m, relu, by_panels;                              /* by_panels: a task is a panel, not a block */
+    const real *in, *bias, *zeros;
+    real *out;
+    ptrdiff_t height, width, pad_y, pad_x;               /* of the input; the padding may be negative */
+    ptrdiff_t depth, pixel;                              /* channels; how far apart pixels are */
+    ptrdiff_t out_height, out_width, out_channels;
+    ptrdiff_t tiles_y, tiles_x, tiles, block, panels;    /* tiles of an image, of the batch, of a block */
+    ptrdiff_t u_point, v_tile, v_point, m_point;         /* how far apart points and tiles are */
+    FN(packing) packing;
+    real *u, *v;                                         /* u: [panel], unless by_panels: then v: [block] */
+    real *own;                                           /* a thread's: packed weights, a panel of U or block of V, M */
+    ptrdiff_t own_packed, own_input, own_size;
+} FN(tiling);
+
+typedef struct { ptrdiff_t image, y, x; } FN(corner);    /* of a tile's outputs */
+
+INLINE FN(corner) FN(tile_corner)(const FN(tiling) *t, ptrdiff_t tile)
+{
+    ptrdiff_t row = tile / t->tiles_x, image = row / t->tiles_y;
+    return (FN(corner)){image, (row - image * t->tiles_y) * t->m, (tile - row * t->tiles_x) * t->m};
+}
+
+/* The size x size pixels of a tile, row by row; zeros outside of the image. */
+INLINE void FN(find_pixels)(int size, const FN(tiling) *t, ptrdiff_t tile, const real **pixels)
+{
+    FN(corner) corner = FN(tile_corner)(t, tile);
+    const real *image = t->in + corner.image * t->height * t->width * t->pixel;
+    ptrdiff_t top = corner.y - t->pad_y, left = corner.x - t->pad_x, columns[TILE(4)];
+    for (int j = 0; j < size; j++)
+        columns[j] = left + j >= 0 && left + j < t->width ? (left + j) * t->pixel : OUTSIDE;
+    for (int i = 0; i < size; i++) {
+        ptrdiff_t row = top + i >= 0 && top + i < t->height ? (top + i) * t->width * t->pixel : OUTSIDE;
+        for (int j = 0; j < size; j++)
+            pixels[i * size + j] = row + columns[j] < 0 ? t->zeros : image + row + columns[j];
+    }
+}
+
+/* The first `count` numbers, then zeros. */
+INLINE vec FN(load_some)(const real *p, ptrdiff_t count)
+{
+    vec v = {0};
+    memcpy(&v, p, sizeof(real) * count);
+    return v;
+}
+
+/* LANES channels of a tile, transformed by B', or by A if the pixels are those of the output's gradient. Loads and
+   stores stand next to what needs them: a whole tile would not fit the registers. */
+INLINE void FN(gather_channels)(int matrix, int m, const real *const *pixels, ptrdiff_t at, ptrdiff_t count, real *v,
+                                ptrdiff_t v_point)
+{
+    const int size = matrix == MATRIX_A ? m : TILE(m);
+    vec half[POINTS(4)], line[TILE(4)];
+    UNROLL
+    for (int j = 0; j < size; j++) {
+        UNROLL
+        for (int i = 0; i < size; i++) {
+            const real *pixel = pixels[i * size + j] + at;
+            line[i] = count < LANES ? FN(load_some)(pixel, count) : FN(load)(pixel);
+        }
+        FN(winograd_line)(matrix, m, line, 1, half + j, size);
+    }
+    UNROLL
+    for (int i = 0; i < TILE(m); i++) {
+        FN(winograd_line)(matrix, m, half + i * size, 1, line, 1);
+        UNROLL
+        for (int j = 0; j < TILE(m); j++)
+            FN(store)(v + (i * TILE(m) + j) * v_point, line[j]);
+    }
+}
+
+/* V of a block's tiles. Channels are taken LANES at a time, the last ones together with some before them once more.
+   Meanwhile the next tile's pixels are fetched, into the L2 cache: the L1 cache has its hands full with V. */
+INLINE void FN(gather)(int matrix, int m, const FN(tiling) *t, ptrdiff_t first, ptrdiff_t count, real *v)
+{
+    const int size = matrix == MATRIX_A ? m : TILE(m), shared = size - m;  /* columns in common with the next tile */
+    const real *pixels[2][POINTS(4)];
+    FN(find_pixels)(size, t, first, pixels[0]);
+    for (ptrdiff_t tile = 0; tile < count; tile++, v += t->v_tile) {
+        const real **here = pixels[tile % 2], **next = pixels[(tile + 1) % 2];
+        FN(find_pixels)(size, t, MIN(first + tile + 1, t->tiles - 1), next);
+        for (ptrdiff_t c = 0; c < t->depth; c += LANES) {
+            ptrdiff_t at = MAX(MIN(c, t->depth - LANES), 0);
+            UNROLL
+            for (int i = 0; i < size; i++)
+                UNROLL
+                for (int j = shared; j < size; j++)
+                    __builtin_prefetch(next[i * size + j] + at, 0, 2);
+            FN(gather_channels)(matrix, m, here, at, MIN(t->depth, LANES), v + at, t->v_point);
+        }
+    }
+}
+
+/* M of `count` tiles and one panel: [point][tile][PANEL]. */
+KERNEL void FN(multiply_points)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t count, const real *u, const real *v,
+                                real *products)
+{
+    const real zeros[PANEL] = {0};
+    const FN(upcoming) nothing = {v, 0, 0};
+    int narrow = t->out_channels - panel * PANEL <= LANES;
+    for (int p = 0; p < POINTS(t->m); p++, u += t->u_point, v += t->v_point, products += t->m_point)
+        for (ptrdiff_t i = 0; i < count; i += ROWS) {
+            const real *rows[ROWS];
+            for (int r = 0; r < ROWS; r++)
+                rows[r] = v + MIN(i + r, count - 1) * t->v_tile;
+            if (narrow)
+                FN(gemm_tile)(1, rows, 1, u, t->depth, zeros, 0, 0, products + i * PANEL, PANEL, nothing);
+            else
+                FN(gemm_tile)(2, rows, 1, u, t->depth, zeros, 0, 0, products + i * PANEL, PANEL, nothing);
+        }
+}
+
+/* Store a tile of outputs, m x m if `whole`, or else what of it lies in the image; `count` channels. */
+INLINE void FN(store_outputs)(int m, int whole, const vec *y, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t count,
+                              real *out, ptrdiff_t row_pitch, ptrdiff_t column_pitch)
+{
+    UNROLL
+    for (int i = 0; i < m; i++)
+        UNROLL
+        for (int j = 0; j < m; j++) {
+            real *place = out + i * row_pitch + j * column_pitch;
+            if (whole)
+                FN(store)(place, y[i * m + j]);
+            else if (i < rows && j < columns)
+                memcpy(place, &y[i * m + j], sizeof(real) * count);
+        }
+}
+
+/* One vector of channels of one tile, from M to the output. */
+INLINE void FN(scatter_channels)(int m, const FN(tiling) *t, const real *products, vec bias, ptrdiff_t rows,
+                                 ptrdiff_t columns, ptrdiff_t count, real *out)
+{
+    ptrdiff_t column_pitch = t->out_channels, row_pitch = t->out_width * column_pitch;
+    vec sums[POINTS(4)], y[4 * 4];
+    FOR_POINTS(m, p) sums[p] = FN(load)(products + p * t->m_point);
+    FN(winograd_output)(m, sums, y);
+    UNROLL
+    for (int i = 0; i < m * m; i++)
+        y[i] += bias;
+    if (t->relu)
+        UNROLL
+        for (int i = 0; i < m * m; i++)
+            y[i] = FN(rectify)(y[i]);
+    if (rows >= m && columns >= m && count == LANES)
+        FN(store_outputs)(m, 1, y, m, m, LANES, out, row_pitch, column_pitch);
+    else
+        FN(store_outputs)(m, 0, y, rows, columns, count, out, row_pitch, column_pitch);
+}
+
+/* The outputs of a block's tiles in one panel, from M. */
+INLINE void FN(scatter)(int m, const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t count,
+                        const real *products)
+{
+    ptrdiff_t width = MIN(PANEL, t->out_channels - panel * PANEL);
+    real bias[PANEL] = {0};
+    if (t->bias)
+        memcpy(bias, t->bias + panel * PANEL, sizeof(real) * width);
+    for (ptrdiff_t i = 0; i < count; i++, products += PANEL) {
+        FN(corner) corner = FN(tile_corner)(t, first + i);
+        ptrdiff_t pixel = (corner.image * t->out_height + corner.y) * t->out_width + corner.x;
+        real *out = t->out + pixel * t->out_channels + panel * PANEL;
+        for (ptrdiff_t c = 0; c < width; c += LANES) {
+            ptrdiff_t at = MAX(MIN(c, width - LANES), 0);  /* as in `gather` */
+            FN(scatter_channels)(m, t, products + at, FN(load)(bias + at), t->out_height - corner.y,
+                                 t->out_width - corner.x, MIN(width, LANES), out + at);
+        }
+    }
+}
+
+/* U of one panel: [point][channel][PANEL]. */
+INLINE void FN(transform_weight)(int m, const FN(tiling) *t, ptrdiff_t panel, real *packed, real *u)
+{
+    ptrdiff_t point = t->u_point;
+    FN(pack_weight)(&t->packing, panel, packed);
+    for (ptrdiff_t c = 0; c < t->depth * PANEL; c += LANES) {
+        vec g[9], transformed[POINTS(4)];
+        UNROLL
+        for (int k = 0; k < 9; k++)
+            g[k] = FN(load)(packed + (t->packing.transposed ? 8 - k : k) * t->depth * PANEL + c);
+        FN(winograd_weight)(m, g, transformed);
+        FOR_POINTS(m, p) FN(store)(u + p * point + c, transformed[p]);
+    }
+}
+
+KERNEL void FN(gather_block)(const FN(tiling) *t, ptrdiff_t block, real *v)
+{
+    ptrdiff_t first = block * t->block, count = MIN(t->block, t->tiles - first);
+    if (t->m == 2)
+        FN(gather)(MATRIX_BT, 2, t, first, count, v);
+    else
+        FN(gather)(MATRIX_BT, 4, t, first, count, v);
+}
+
+KERNEL void FN(transform_panel)(const FN(tiling) *t, ptrdiff_t panel, real *packed, real *u)
+{
+    if (t->m == 2)
+        FN(transform_weight)(2, t, panel, packed, u);
+    else
+        FN(transform_weight)(4, t, panel, packed, u);
+}
+
+KERNEL void FN(convolve_block)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t block, const real *u, const real *v,
+                               real *products)
+{
+    ptrdiff_t first = block * t->block, count = MIN(t->block, t->tiles - first);
+    FN(multiply_points)(t, panel, count, u, v, products);
+    if (t->m == 2)
+        FN(scatter)(2, t, panel, first, count, products);
+    else
+        FN(scatter)(4, t, panel, first, count, products);
+}
+
+/* First what all tasks share, U or V ... */
+KERNEL void FN(winograd_prepare_task)(void *job, ptrdiff_t index, int thread)
+{
+    const FN(tiling) *t = job;
+    if (t->by_panels)
+        FN(gather_block)(t, index, t->v + index * POINTS(t->m) * t->v_point);
+    else
+        FN(transform_panel)(t, index, t->own + thread * t->own_size, t->u + index * POINTS(t->m) * t->u_point);
+}
+
+/* ... then the rest. */
+KERNEL void FN(winograd_task)(void *job, ptrdiff_t index, int thread)
+{
+    const FN(tiling) *t = job;
+    real *packed = t->own + thread * t->own_size, *input = packed + t->own_packed, *products = input + t->own_input;
+    if (t->by_panels) {
+        FN(transform_panel)(t, index, packed, input);
+        for (ptrdiff_t b = 0; b * t->block < t->tiles; b++)
+            FN(convolve_block)(t, index, b, input, t->v + b * POINTS(t->m) * t->v_point, products);
+    } else {
+        FN(gather_block)(t, index, input);
+        for (ptrdiff_t panel = 0; panel < t->panels; panel++)
+            FN(convolve_block)(t, panel, index, t->u + panel * POINTS(t->m) * t->u_point, input, products);
+    }
+}
+
+/* How the work is cut; nothing here depends on the number of threads. */
+KERNEL FN(tiling) FN(cut_tiles)(const nnkit_window *w, int m, int back)
+{
+    enum { BLOCK_BYTES = 400 * 1024, LEAST = 24, MOST = 96, TASKS = 4 };
+    FN(tiling) t = {.m = m, .height = w->height, .width = w->width, .depth = w->channels, .pad_y = w->pad_y,
+                    .pad_x = w->pad_x, .out_height = w->out_height, .out_width = w->out_width,
+                    .out_channels = w->out_channels};
+    if (back) {
+        t.height = w->out_height, t.width = w->out_width, t.depth = w->out_channels;
+        t.out_height = w->height, t.out_width = w->width, t.out_channels = w->channels;
+        t.pad_y = 2 - w->pad_y, t.pad_x = 2 - w->pad_x;
+    }
+    t.pixel = t.depth;
+    t.tiles_y = CEIL_DIV(t.out_height, m), t.tiles_x = CEIL_DIV(t.out_width, m);
+    t.tiles = w->batch * t.tiles_y * t.tiles_x;
+    t.panels = CEIL_DIV(t.out_channels, PANEL);
+    t.by_panels = t.tiles < t.out_channels;
+    t.v_tile = CEIL_DIV(t.depth, LANES) * LANES;
+    ptrdiff_t tile_bytes = POINTS(m) * (t.v_tile + PANEL) * sizeof(real);
+    t.block = MIN(MAX(BLOCK_BYTES / tile_bytes, LEAST), MOST);
+    t.block = CEIL_DIV(MIN(t.block, CEIL_DIV(t.tiles, TASKS)), ROWS) * ROWS;
+    /* No power of two between points, or they would compete for the same cache lines. */
+    t.u_point = t.depth * PANEL + LANES, t.v_point = t.block * t.v_tile + LANES, t.m_point = t.block * PANEL + LANES;
+    t.own_packed = 9 * t.depth * PANEL;
+    t.own_input = POINTS(m) * (t.by_panels ? t.u_point : t.v_point);
+    t.own_size = t.own_packed + t.own_input + POINTS(m) * t.m_point;
+    return t;
+}
+
+KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, const real *weight, const real *bias,
+                                 int relu, real *out, int back)
+{
+    FN(tiling) t = FN(cut_tiles)(w, m, back);
+    if (t.tiles == 0 || t.out_channels == 0)  /* an empty array may claim images of any size: prepare nothing */
+        return 0;
+    ptrdiff_t blocks = CEIL_DIV(t.tiles, t.block), points = POINTS(m);
+    int threads = nnkit_threads_for(NS_A_PRODUCT * points * t.tiles * t.depth * t.out_channels);
+    size_t total = 0;
+    size_t zeros = nnkit_reserve(&total, sizeof(real) * t.depth);
+    size_t shared = nnkit_reserve(&total, sizeof(real) * points * (t.by_panels ? blocks * t.v_point
+                                                                                : t.panels * t.u_point));
+    size_t own = nnkit_reserve(&total, sizeof(real) * t.own_size * threads);
+    char *scratch = nnkit_scratch(total);
+    if (!scratch)
+        return -1;
+    t.in = in, t.bias = bias, t.relu = relu, t.out = out;
+    t.packing = (FN(packing)){weight, NULL, w->channels, w->out_channels, 9, back};
+    t.zeros = memset(scratch + zeros, 0, sizeof(real) * t.depth);
+    t.u = t.v = (real *)(scratch + shared), t.own = (real *)(scratch + own);
+    nnkit_parallel(threads, t.by_panels ? blocks : t.panels, FN(winograd_prepare_task), &t);
+    nnkit_parallel(threads, t.by_panels ? t.panels : blocks, FN(winograd_task), &t);
+    return 0;
+}

@@ -1,0 +1,272 @@
+"""Which neighbouring layers run as one: fewer passes over memory, the same numbers.
+
+Most layers between two convolutions do little arithmetic for every number that they fetch and store. Where two of them
+stand next to each other in a `Sequential`, a rule below may have one kernel do the work of both. Layers on their own,
+and subclasses, whose `forward` may be anything, run as they are.
+
+A fused step has one of its layers run everything, with an option that says what else to do; what is kept for the way
+back is kept there. So there is nothing here that `forget`, pickling or a changed `model.layers` would have to know.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnkit import functional
+from nnkit.layers import GELU, BatchNorm, Conv2d, Layer, Linear, MaxPool2d, ReLU, SiLU
+from nnkit.models.base import Model
+
+enabled = True
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Run every layer on its own, for comparisons; a forward pass and its backward pass may stand on either side.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nnkit.layers import BatchNorm
+    >>> from nnkit.models import Sequential
+    >>> model = Sequential(BatchNorm(), ReLU())
+    >>> x = np.random.default_rng(0).normal(size=(4, *model.build((3,))))
+    >>> with disabled():
+    ...     plain = model.forward(x)
+    >>> np.array_equal(plain, model.forward(x))
+    True
+    """
+    global enabled
+    before, enabled = enabled, False
+    try:
+        yield
+    finally:
+        enabled = before
+
+
+class Fused(NamedTuple):
+    """Neighbouring layers of which one, `runner`, does the work of all when its `forward` is given `options`."""
+
+    layers: tuple[Layer, ...]
+    runner: Layer
+    options: dict[str, Any]
+
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        """Compute what the layers would, one after the other."""
+        return self.runner.forward(x, training, **self.options)
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """Return the gradient of the first layer's input."""
+        return self.runner.backward(dout)
+
+    def backward_params(self, dout: np.ndarray) -> None:
+        """Write the parameters' gradients only."""
+        self.runner.backward_params(dout)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there are parameters that an optimizer may change."""
+        return any(layer.trainable for layer in self.layers)
+
+    def forget(self) -> None:
+        """Drop what was kept."""
+        self.runner.forget()
+
+
+Step = Layer | Fused
+
+
+def _norm_activation(norm: Layer, activation: Any) -> list[Step]:
+    name = {ReLU: "relu", SiLU: "silu"}.get(type(activation)) or _GELU_FORMS[activation.approximate]
+    return [Fused((norm, activation), norm, {"activation": name})]
+
+
+def _product_relu(product: Layer, relu: Layer) -> list[Step]:
+    return [Fused((product, relu), product, {"relu": True})]
+
+
+def _conv_relu_pool(conv: Layer, relu: Layer, pool: Layer) -> list[Step]:
+    return [conv, *_relu_pool(relu, pool)]  # rectifying what is left after pooling is the least work
+
+
+def _relu_pool(relu: Layer, pool: Layer) -> list[Step]:
+    return [Fused((relu, pool), pool, {"relu": True})]
+
+
+_GELU_FORMS = {"none": "gelu", "tanh": "gelu_tanh"}
+
+# Neighbours, and the steps that they become. The first rule that fits is taken: a longer one stands before its parts.
+_RULES: list[tuple[tuple[type[Layer], ...], Callable[..., list[Step]]]] = [
+    ((Conv2d, ReLU, MaxPool2d), _conv_relu_pool),
+    ((Conv2d, ReLU), _product_relu),
+    ((Linear, ReLU), _product_relu),
+    ((BatchNorm, ReLU), _norm_activation),
+    ((BatchNorm, GELU), _norm_activation),
+    ((BatchNorm, SiLU), _norm_activation),
+    ((ReLU, MaxPool2d), _relu_pool),
+]
+
+
+def fuse(layers: Iterable[Layer]) -> list[Step]:
+    """Plan how a row of layers runs: some on their own, some as one.
+
+    Parameters
+    ----------
+    layers : iterable of Layer
+
+    Returns
+    -------
+    list of Layer and Fused
+    """
+    waiting = list(layers)
+    types = [type(layer) for layer in waiting]
+    steps: list[Step] = []
+    place = 0
+    while place < len(waiting):
+        pattern, make = _rule(types, place)
+        taken = waiting[place : place + len(pattern)]
+        steps += make(*taken)
+        place += len(pattern)
+    return steps
+
+
+def fused(steps: Iterable[Step]) -> dict[str, str]:
+    """Return, by name, which layers run as a part of which other one; see `Model.fused`."""
+    names: dict[str, str] = {}
+    for step in steps:
+        if isinstance(step, Fused):
+            names |= {layer.name: step.runner.name for layer in step.layers if layer is not step.runner}
+        elif isinstance(step, Model):
+            names |= step.fused()
+    return names
+
+
+def forward(steps: Sequence[Step], x: np.ndarray, training: bool) -> np.ndarray:
+    """Run the steps one after the other."""
+    for step in steps:
+        x = step.forward(x, training)
+    return x
+
+
+def backward(steps: Sequence[Step], dout: np.ndarray) -> np.ndarray:
+    """Go back through all steps."""
+    for step in reversed(steps):
+        dout = step.backward(dout)
+    return dout
+
+
+def backward_params(steps: Sequence[Step], dout: np.ndarray) -> None:
+    """Go back only as far as there are parameters to train, and spare the last input gradient."""
+    first = next((i for i, step in enumerate(steps) if step.trainable), len(steps))
+    dout = backward(steps[first + 1 :], dout)
+    for step in steps[first : first + 1]:
+        step.backward_params(dout)
+    for step in steps[:first]:
+        step.forget()
+
+
+class Sum:
+    """How a `Residual` ends: the sum of both ways, and its activation.
+
+    Parameters
+    ----------
+    activation : Layer or None
+    """
+
+    def __init__(self, activation: Layer | None) -> None:
+        self.activation = activation
+
+    def forward(self, main: np.ndarray, around: np.ndarray, training: bool) -> np.ndarray:
+        """Add the two ways and activate."""
+        total, _ = functional.add_forward(main, around)
+        return total if self.activation is None else self.activation.forward(total, training)
+
+    def backward(self, dout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradients of both ways."""
+        dout = dout if self.activation is None else self.activation.backward(dout)
+        return dout, dout
+
+    def fused(self) -> dict[str, str]:
+        """Return which layers run as a part of another one."""
+        return {}
+
+
+class ReLUSum(Sum):
+    """The sum and a ReLU in one pass."""
+
+    activation: ReLU
+
+    def forward(self, main: np.ndarray, around: np.ndarray, training: bool) -> np.ndarray:
+        """Add the two ways and rectify."""
+        out, cache = functional.add_forward(main, around, relu=True)
+        if training:
+            self.activation.keep(cache)
+        return out
+
+    def fused(self) -> dict[str, str]:
+        """Return which layers run as a part of another one."""
+        return {self.activation.name: "the sum"}
+
+
+class NormSum(Sum):
+    """A batch norm at the end of the main way, the sum, and a ReLU or nothing in one pass.
+
+    Parameters
+    ----------
+    norm : BatchNorm
+    activation : ReLU or None
+    """
+
+    def __init__(self, norm: BatchNorm, activation: Layer | None) -> None:
+        super().__init__(activation)
+        self.norm = norm
+
+    def forward(self, main: np.ndarray, around: np.ndarray, training: bool) -> np.ndarray:
+        """Normalise the main way, add the other and rectify."""
+        activation = "identity" if self.activation is None else "relu"
+        return self.norm.forward(main, training, activation=activation, addend=around)
+
+    def backward(self, dout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradients of both ways."""
+        return self.norm.backward_sum(dout)
+
+    def fused(self) -> dict[str, str]:
+        """Return which layers run as a part of another one."""
+        return {} if self.activation is None else {self.activation.name: self.norm.name}
+
+
+def fuse_sum(main: Iterable[Layer], activation: Layer | None) -> tuple[list[Step], Sum]:
+    """Plan how a `Residual` runs.
+
+    Parameters
+    ----------
+    main : iterable of Layer
+        The layers of the main way.
+    activation : Layer or None
+
+    Returns
+    -------
+    steps : list of Layer and Fused
+        What runs on the main way before both ways meet.
+    end : Sum
+    """
+    *before, last = main
+    if not enabled or type(activation) not in (ReLU, type(None)):
+        return fuse([*before, last]), Sum(activation)
+    if type(last) is BatchNorm:
+        return fuse(before), NormSum(last, activation)
+    return fuse([*before, last]), Sum(None) if activation is None else ReLUSum(activation)
+
+
+def _alone(layer: Layer) -> list[Step]:
+    return [layer]
+
+
+def _rule(types: Sequence[type], place: int) -> tuple[tuple[type, ...], Callable[..., list[Step]]]:
+    """Return the rule for the layers from this place on, and how many it takes: one, where none fits."""
+    if enabled:
+        for pattern, make in _RULES:
+            if pattern[0] is types[place] and pattern == tuple(types[place : place + len(pattern)]):
+                return pattern, make
+    return (types[place],), _alone

@@ -1,0 +1,133 @@
+"""Whole trainings with threads, after a fork, beside each other, and where no thread can be had.
+
+Also a script, for processes that need a main module: `python tests/test_threads.py fork|spawn|limit`.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nnkit
+from nnkit import _ext
+from nnkit._ext import memory
+from nnkit.layers import BatchNorm, Conv2d, CrossEntropyLoss, Dropout, Flatten, Linear, MaxPool2d, ReLU
+from nnkit.models import Residual, Sequential
+from nnkit.optim import SGD
+
+pytestmark = pytest.mark.skipif(not _ext.openmp, reason="the kernels are compiled without OpenMP")
+
+
+@pytest.fixture(autouse=True)
+def restore_threads():
+    before = nnkit.get_num_threads()
+    yield
+    nnkit.set_num_threads(before)
+
+
+def small_net():
+    block = Residual(Sequential(Conv2d(24, 3, padding=1), BatchNorm()), activation=ReLU())
+    head = MaxPool2d(2), Dropout(0.3), Flatten(), Linear(100), ReLU(), Linear(10)
+    model = Sequential(Conv2d(24, 3, padding=1, bias=False), BatchNorm(), ReLU(), block, *head)
+    model.build((3, 16, 16), seed=1)
+    return model
+
+
+def trained(steps=20):
+    """Train a small net with a bit of everything; return a digest of the parameters, statistics and losses."""
+    model, loss, rng = small_net(), CrossEntropyLoss(), np.random.default_rng(2)
+    optimizer = SGD(0.05, momentum=0.9, nesterov=True)
+    losses = []
+    for step in range(steps):
+        model.reseed((3, step))
+        x, y = rng.standard_normal((32, 3, 16, 16), np.float32), rng.integers(10, size=32)
+        losses.append(float(loss.forward(model.forward(x, training=True), y)))
+        model.backward(loss.backward(), input_gradient=False)
+        optimizer.step(model.flat_params, model.flat_grads)
+    arrays = [np.array(losses), *model.state_dict().values()]
+    assert all(np.isfinite(array).all() for array in arrays)
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+def test_a_training_is_the_same_bits_with_any_number_of_threads():
+    digests = set()
+    for count in (1, 2, 3, 5):
+        nnkit.set_num_threads(count)
+        digests.add(trained())
+    assert len(digests) == 1
+
+
+def test_trainings_in_several_python_threads_do_not_disturb_each_other():
+    nnkit.set_num_threads(2)
+    alone = trained(5)
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: trained(5), range(8))) == {alone}
+
+
+def report(queue):
+    queue.put((nnkit.get_num_threads(), trained(3)))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_trains_after_its_parent_has(method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no {method}")
+    threads = {"fork": "1", "spawn": "2"}[method]
+    assert script(method).stdout.split() == [threads, "same"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's limit on memory")
+def test_without_threads_to_be_had_work_is_serial():
+    # OpenMP alone ends the process: "libgomp: Thread creation failed".
+    assert script("limit").stdout.split() == ["same"]
+
+
+def script(what):
+    environment = os.environ | {"NNKIT_NUM_THREADS": "2"}
+    limits = {"preexec_fn": large_stacks} if what == "limit" else {}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", __file__, what]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60, **limits)
+
+
+def large_stacks():
+    """Have a thread's stack take more memory than the limit that will be set leaves."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_STACK, (64 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+
+
+def child_trains(method):
+    expected = trained(3)  # and now there is a team
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(target=report, args=(queue,))
+    child.start()
+    threads, digest = queue.get(timeout=50)
+    child.join()
+    print(threads, "same" if digest == expected else "different")
+
+
+def train_without_threads():
+    import resource
+
+    nnkit.set_num_threads(1)
+    expected = trained(3)
+    memory.clear()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    # Enough for the training, less than the stack of a thread.
+    resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), -1))
+    nnkit.set_num_threads(3)
+    print("same" if trained(3) == expected else "different")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "limit":
+        train_without_threads()
+    else:
+        child_trains(sys.argv[1])

@@ -53,7 +53,7 @@ def main() -> None:
         else:
             model = net.model()
             data = nnkit.Dataset(*nets.pictures(job["batch"], net.classes))
-            x, _ = next(nnkit.data.batches(data, job["batch"], normalize=(nets.MEAN, nets.STD), prefetch=0))
+            x, _ = next(nnkit.data.batches(data, job["batch"], normalize=(nets.MEAN, nets.STD)))
             scores = model.predict_scores(x[:1])[0].tolist()
             pace.ready(**message, check=scores)
             while True:

@@ -22,8 +22,7 @@ typedef struct { ptrdiff_t first, pixels; } FN(band);  /* the first output pixel
 
 INLINE int FN(is_first_layer)(const nnkit_window *w)
 {
-    return w->channels > 0 && w->channels <= 4 && w->out_channels > 0 && w->kernel_x > 1 && w->pad_y < w->kernel_y
-           && w->pad_x < w->kernel_x;
+    return w->channels > 0 && w->channels <= 4 && w->kernel_x > 1 && w->pad_y < w->kernel_y && w->pad_x < w->kernel_x;
 }
 
 KERNEL FN(first_layer) FN(describe_first_layer)(const nnkit_window *w, const real *x)

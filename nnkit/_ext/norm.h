@@ -119,7 +119,7 @@ KERNEL int FN(sum_columns)(FN(columns_job) *j, nnkit_task task, double nanosecon
 {
     enum { CHUNKS = 64, LEAST_ROWS = 64 };
     j->chunk = MAX(CEIL_DIV(j->rows, CHUNKS), LEAST_ROWS);
-    j->chunks = MAX(CEIL_DIV(j->rows, j->chunk), 1);
+    j->chunks = CEIL_DIV(j->rows, j->chunk);
     size_t bytes = sizeof(double) * j->chunks * 2 * j->columns;
     j->sums = nnkit_scratch(bytes + sizeof(real) * 3 * j->columns);
     if (!j->sums)

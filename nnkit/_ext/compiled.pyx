@@ -76,7 +76,7 @@ cdef extern from "kernels.h" nogil:
         int (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
                        const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
                        const int64_t *hole_x, Py_ssize_t hole, const void *scale, const void *offset,
-                       void *out) noexcept nogil
+                       void *out, int channels_last) noexcept nogil
         void (*transpose_images)(const void *x, void *out, Py_ssize_t images, Py_ssize_t rows,
                                  Py_ssize_t columns) noexcept nogil
 
@@ -536,7 +536,7 @@ cdef class KernelSet:
                             decoupled)
 
     def augment(self, const pixel[:, :, :, ::1] images not None, indices, flip, shift_y, shift_x, hole_y, hole_x,
-                Py_ssize_t hole, scale, offset, floating[:, :, :, ::1] out not None):
+                Py_ssize_t hole, scale, offset, floating[:, :, :, ::1] out not None, bint channels_last=True):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef Py_ssize_t batch = out.shape[0]
         cdef const int64_t[::1] picks = integers(indices, batch, "indices", 0, images.shape[0])
@@ -551,6 +551,8 @@ cdef class KernelSet:
         cdef nnkit_window w
         cdef int status
         w.batch, w.height, w.width, w.channels = batch, out.shape[1], out.shape[2], out.shape[3]
+        if not channels_last:
+            w.channels, w.height, w.width = out.shape[1], out.shape[2], out.shape[3]
         if sizeof(pixel) > 1 and sizeof(pixel) != sizeof(floating):
             raise TypeError("augment: images must be uint8 or of out's type")
         if images.shape[1] != w.height or images.shape[2] != w.width or images.shape[3] != w.channels:
@@ -570,7 +572,7 @@ cdef class KernelSet:
                 &w, &images[0, 0, 0, 0], sizeof(pixel), &picks[0], &mirror[0] if mirror is not None else NULL,
                 &dy[0] if dy is not None else no_place, &dx[0] if dx is not None else no_place,
                 &top[0] if hole else no_place, &left[0] if hole else no_place, hole, &factors[0], &terms[0],
-                &out[0, 0, 0, 0])
+                &out[0, 0, 0, 0], channels_last)
         check_memory(status)
 
     def transpose_images(self, const floating[:, :, ::1] x not None, floating[:, :, ::1] out not None):

@@ -65,7 +65,8 @@ typedef struct {
                       double beta1, double beta2, double eps, double weight_decay, int decoupled);
     int (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
                    const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
-                   const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out);
+                   const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out,
+                   int channels_last);
     void (*transpose_images)(const void *x, void *out, ptrdiff_t images, ptrdiff_t rows, ptrdiff_t columns);
 } nnkit_table;
 

@@ -14,8 +14,8 @@
 #include "norm.h"
 #include "loss.h"
 #include "optimizer.h"
-#include "augment.h"
 #include "layout.h"
+#include "augment.h"
 
 #undef vec
 #undef LANES

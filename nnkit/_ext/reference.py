@@ -278,8 +278,10 @@ def adam_step(params, grads, m, v, step, lr, beta1, beta2, eps, weight_decay, de
     params -= (lr / (1 - beta1**step)) * m / root
 
 
-def augment(images, indices, flip, shift_y, shift_x, hole_y, hole_x, hole, scale, offset, out):
-    """Pick, shift, flip, cut out and normalise images: overwrites out (B, H, W, C) from images (n, H, W, C).
+def augment(images, indices, flip, shift_y, shift_x, hole_y, hole_x, hole, scale, offset, out, channels_last=True):
+    """Pick, shift, flip, cut out and normalise images: overwrites out from images (n, H, W, C).
+
+    out is (B, H, W, C), or (B, C, H, W) without channels_last.
 
     images are uint8, or of out's type. Per image b: take images[indices[b]]; mirror it left-right if flip[b]; move it
     down by shift_y[b] and right by shift_x[b] pixels (int, may be negative); then `out = pixel * scale + offset` (both
@@ -288,6 +290,8 @@ def augment(images, indices, flip, shift_y, shift_x, hole_y, hole_x, hole, scale
     hole is 0, for the holes' places says that no image is changed so.
     """
     height, width = images.shape[1:3]
+    if not channels_last:
+        out = out.transpose(0, 2, 3, 1)
     for b, index in enumerate(indices):
         image = images[index, :, ::-1] if flip is not None and flip[b] else images[index]
         dy, dx = (0, 0) if shift_y is None else (int(shift_y[b]), int(shift_x[b]))

@@ -27,7 +27,7 @@ import machine
 import nets
 from workers import Worker, WorkerError
 
-IMAGES = 1024  # few, so that it is the training that counts
+PICTURES = 1024  # few, so that it is the training that counts
 MIB = 2.0**20
 IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 RESIDENT = "import sys; sys.path.insert(0, {!r}); from workers import status_bytes; import numpy, torch; "
@@ -126,11 +126,11 @@ def sizes(wheel: Path | None) -> dict[str, dict[str, int]]:
 def peak_bytes(net: str, side: str, variant: Sequence[str], tuned: bool, threads: int) -> int:
     """Return the most memory that a fresh process has while it trains a net for an epoch and two steps more."""
     batch = nets.NETS[net].batch
-    job = {"task": "train", "net": net, "variant": variant, "batch": batch, "count": IMAGES, "check": 0}
+    job = {"task": "train", "net": net, "variant": variant, "batch": batch, "count": PICTURES, "check": 0}
     worker = Worker(f"side_{side}.py", job, threads, tuned)
     try:
         worker.answer()
-        return worker.steps(IMAGES // batch + 2)["peak"]
+        return worker.steps(PICTURES // batch + 2)["peak"]
     finally:
         worker.close()
 

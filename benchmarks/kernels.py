@@ -36,7 +36,7 @@ ERROR_IMAGES = 16  # so many images of an output are compared with float64; of a
 
 
 class Conv(NamedTuple):
-    """A convolution of square images; for a Linear layer, a picture is one pixel of many channels."""
+    """A convolution of square images; for a Linear layer, an image is one pixel of many channels."""
 
     batch: int
     channels: int
@@ -96,7 +96,7 @@ def net_layers(quick: bool) -> list[Layer]:
         leaves = [leaf for leaf in net.model().leaves() if isinstance(leaf, (layers.Conv2d, layers.Linear))]
         convs = [conv_of(leaf, batch) for leaf in leaves]
         passes = dict.fromkeys(convs, PASSES)
-        passes[convs[0]] = PASSES[::2]  # nobody needs the gradient of the pictures
+        passes[convs[0]] = PASSES[::2]  # nobody needs the gradient of the images
         passes |= {conv: PASSES[:1] for conv, leaf in zip(convs, leaves, strict=True) if leaf.name == net.frozen}
         found += [Layer(net.title, conv, count, passes[conv]) for conv, count in Counter(convs).items()]
     return found

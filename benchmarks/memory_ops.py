@@ -41,9 +41,9 @@ class Arrays:
         self._rng = np.random.default_rng(0)
         maps, halves = (images, SIDE, SIDE, CHANNELS), (images, SIDE // 2, SIDE // 2, CHANNELS)
         self.flat = math.prod(maps)
-        rows, pictures = self.flat // CLASSES, max(1, self.flat // 3072)
+        rows, images = self.flat // CLASSES, max(1, self.flat // 3072)
         self._shapes = dict.fromkeys(("x", "addend", "dout", "out", "dx", "daddend"), maps)
-        self._shapes |= {"pooled": halves, "dpooled": halves, "batch": (pictures, 32, 32, 3)}
+        self._shapes |= {"pooled": halves, "dpooled": halves, "batch": (images, 32, 32, 3)}
         self._shapes |= dict.fromkeys(
             ("mean", "variance", "inverse_std", "weight", "bias", "dweight", "dbias"), (CHANNELS,)
         )
@@ -73,20 +73,20 @@ class Arrays:
         return self._rng.integers(0, CLASSES, len(self.scores))
 
     @functools.cached_property
-    def pictures(self) -> np.ndarray:
+    def images(self) -> np.ndarray:
         return self._rng.integers(0, 256, self.batch.shape, np.uint8)
 
     @functools.cached_property
     def picks(self) -> np.ndarray:
-        return self._rng.permutation(len(self.pictures))
+        return self._rng.permutation(len(self.images))
 
     @functools.cached_property
     def shifts(self) -> np.ndarray:
-        return self._rng.integers(-4, 5, len(self.pictures))
+        return self._rng.integers(-4, 5, len(self.images))
 
     @functools.cached_property
     def flips(self) -> np.ndarray:
-        return self._rng.integers(0, 2, len(self.pictures))
+        return self._rng.integers(0, 2, len(self.images))
 
 
 class Tensors:
@@ -149,8 +149,8 @@ def torch_update(t: Any, a: Any, rule: str, **settings: float) -> Call:
 
 
 def torch_augment(t: Any, a: Any) -> Any:
-    """Without mirroring and shifting, which it cannot do picture by picture."""
-    return t.index_select(a.pictures, 0, a.picks).float().sub_(0.5).mul_(2.0)
+    """Without mirroring and shifting, which it cannot do image by image."""
+    return t.index_select(a.images, 0, a.picks).float().sub_(0.5).mul_(2.0)
 
 
 # ---- the passes ------------------------------------------------------------------------------------------------------
@@ -275,8 +275,8 @@ PASSES = (
     ),
     Pass(
         "pick, mirror, shift, normalise",
-        "pictures batch",
-        lambda k, a: (k.augment, a.pictures, a.picks, a.flips, *[a.shifts] * 4, 0, a.scale, a.offset, a.batch),
+        "image batch",
+        lambda k, a: (k.augment, a.images, a.picks, a.flips, *[a.shifts] * 4, 0, a.scale, a.offset, a.batch),
         lambda t, a: (torch_augment, t, a),
     ),
 )

@@ -31,7 +31,7 @@ def run(script, folder, *options):
 
 
 def test_training_steps_are_compared(tmp_path):
-    short = ["--quick", "--force", "--turns", "1", "--turn-seconds", "0.02", "--pictures", "256", "--markdown"]
+    short = ["--quick", "--force", "--turns", "1", "--turn-seconds", "0.02", "--images", "256", "--markdown"]
     found, text = run("train_step.py", tmp_path, *short)
     (result,) = found["results"]
     best = min(result[column]["ms"] for column in ("shipped", "best", "tuned"))

@@ -32,43 +32,42 @@ from workers import THRIFTY_ALLOCATOR, TUNED_ALLOCATOR, Worker, shipped_environm
 STEPS = 4  # two epochs of two: from the second epoch's first step on, no more is needed
 MIB = 2.0**20
 IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
-RESIDENT = """
-import sys
-sys.path.insert(0, {!r})
-from workers import status_bytes
-{}
+# What a side has in memory before it makes anything. PyTorch loads much of itself only when it takes its first step.
+SETUP = "import sys; sys.path.insert(0, {!r}); from workers import status_bytes\n"
+NNKIT_ALONE = (
+    SETUP
+    + """
+import side_nnkit
 print(status_bytes("VmRSS"))
 """
-# What a side has in memory before it makes anything. PyTorch loads much of itself only when it takes its first step.
-NNKIT_ALONE = "import side_nnkit"
-TORCH_ALONE = """
+)
+TORCH_ALONE_AND_WITH_NNKIT = (
+    SETUP
+    + """
 import numpy, torch
 weight = torch.ones(1, requires_grad=True)
 optimizer = torch.optim.Adam([weight])
 weight.sum().backward()
 optimizer.step()
+print(status_bytes("VmRSS"))
+import side_torch, nnkit.interop.torch
+print(status_bytes("VmRSS"))
 """
-TORCH_WITH_NNKIT = TORCH_ALONE + "import side_torch, nnkit.interop.torch"
+)
 COLUMNS = ("nnkit", "PyTorch as shipped", "its fastest settings", "its least")
 
 
-def printed(code: str) -> float:
-    """Return the number that a fresh interpreter prints; with -P it imports what is installed, whatever the folder."""
+def printed(code: str) -> list[float]:
+    """Return the numbers that a fresh interpreter prints; with -P it imports what is installed, whatever the folder."""
     command = [sys.executable, "-P", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=shipped_environment())
-    return float(done.stdout)
-
-
-def resident_bytes(code: str) -> int:
-    """Return the memory of a process that has run this code."""
-    return int(printed(RESIDENT.format(str(Path(__file__).parent), code)))
+    return [float(line) for line in done.stdout.split()]
 
 
 def import_seconds(module: str, repeats: int) -> float:
-    """Return the median time of an import with warm disk caches."""
-    code = IMPORT.format(module)
-    printed(code)
-    return statistics.median(printed(code) for _ in range(repeats))
+    """Return the median time of an import; the first one, which fills the disk caches, counts only if it is alone."""
+    times = [printed(IMPORT.format(module))[0] for _ in range(repeats)]
+    return statistics.median(times[1:] or times)
 
 
 def distributions(name: str) -> set[str]:
@@ -161,16 +160,17 @@ def peak_bytes(net: str, side: str, variant: Sequence[str], allocator: Mapping[s
 
 def peaks(net: str, nnkit_in_torch: int, threads: int) -> dict[str, Any]:
     """Return the peaks of nnkit and of PyTorch's settings, and which of these took least."""
-    lean = ["fused", "inplace"]
-    fast = [*lean, "channels_last"] if nets.NETS[net].images else lean
+    fast = ["fused", "inplace"]
+    variants = [fast]
+    if nets.NETS[net].images:
+        fast = [*fast, "channels_last"]
+        variants.append(fast)
 
     def torch(variant: list[str], allocator: Mapping[str, str] | None) -> int:
         return peak_bytes(net, "torch", variant, allocator, threads) - nnkit_in_torch
 
     shipped, fastest = torch([], None), torch(fast, TUNED_ALLOCATOR)
-    tried = {
-        " + ".join(variant): torch(variant, THRIFTY_ALLOCATOR) for variant in ([lean, fast] if fast != lean else [lean])
-    }
+    tried = {" + ".join(variant): torch(variant, THRIFTY_ALLOCATOR) for variant in variants}
     thriftiest = min(tried, key=lambda name: tried[name])
     figures = [peak_bytes(net, "nnkit", [], None, threads), shipped, fastest, tried[thriftiest]]
     return {"bytes": figures, "thriftiest": thriftiest}
@@ -228,10 +228,12 @@ def chart(path: Path, found: dict[str, Any]) -> None:
 def measure(chosen: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """Return all figures, telling each part's as soon as it is known."""
     tell = functools.partial(print, file=sys.stderr, flush=True)
-    seconds = {name: import_seconds(name, 1 if options.quick else 3) for name in ("nnkit", "torch")}
+    seconds = {name: import_seconds(name, 1 if options.quick else 4) for name in ("nnkit", "torch")}
     tell("import:", ", ".join(f"{name} {time:.2f} s" for name, time in seconds.items()))
-    libraries = {"nnkit": resident_bytes(NNKIT_ALONE), "torch": resident_bytes(TORCH_ALONE)}
-    cost = resident_bytes(TORCH_WITH_NNKIT) - libraries["torch"]
+    folder = str(Path(__file__).parent)
+    alone, with_nnkit = map(int, printed(TORCH_ALONE_AND_WITH_NNKIT.format(folder)))
+    libraries = {"nnkit": int(printed(NNKIT_ALONE.format(folder))[0]), "torch": alone}
+    cost = with_nnkit - alone
     tell("libraries in memory:", ", ".join(f"{name} {mib(size)} MiB" for name, size in libraries.items()))
     found: dict[str, Any] = {"import_seconds": seconds, "libraries_bytes": libraries, "nnkit_in_torch_bytes": cost}
     found |= {"peaks": {}, "thriftiest": {}}

@@ -29,7 +29,7 @@ import nets
 import reporting
 from workers import THRIFTY_ALLOCATOR, TUNED_ALLOCATOR, Worker, shipped_environment
 
-STEPS = 4  # two epochs of two: from the second epoch's first step on, no more is needed
+EPOCH, STEPS = 2, 3  # one epoch and the first step of the next: no later one needs more
 MIB = 2.0**20
 IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 # What a side has in memory before it makes anything. PyTorch loads much of itself only when it takes its first step.
@@ -147,9 +147,9 @@ def sizes(wheel: Path | None) -> dict[str, dict[str, int]]:
 
 
 def peak_bytes(net: str, side: str, variant: Sequence[str], allocator: Mapping[str, str] | None, threads: int) -> int:
-    """Return the most memory that a fresh process has while it trains a net for two epochs of two steps."""
+    """Return the most memory that a fresh process has while it trains a net for an epoch and one step."""
     batch = nets.NETS[net].batch
-    job = {"task": "train", "net": net, "variant": variant, "batch": batch, "count": STEPS // 2 * batch, "check": 0}
+    job = {"task": "train", "net": net, "variant": variant, "batch": batch, "count": EPOCH * batch, "check": 0}
     worker = Worker(f"side_{side}.py", job, threads, allocator)
     try:
         worker.answer()

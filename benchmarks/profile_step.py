@@ -154,7 +154,8 @@ def main() -> None:
     lines = lines_of(records, reporting.conditions(options, idle))
     figures = {"idle": idle, "threads": options.threads, "records": records}
     shares = {r["title"]: by_group(r) for r in records}
-    reporting.finish("profile_step", options, lines, figures, lambda path: panels.profile_chart(path, shares))
+    alt = "Bars: shares of a training step by kind of kernel, net by net"
+    reporting.finish("profile_step", options, lines, figures, lambda path: panels.profile_chart(path, shares), alt)
 
 
 if __name__ == "__main__":

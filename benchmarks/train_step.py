@@ -25,7 +25,7 @@ from typing import Any
 import charts
 import machine
 import nets
-from workers import Worker, WorkerError
+from workers import TUNED_ALLOCATOR, Worker, WorkerError
 
 COMPILE_LIMIT = 240.0  # seconds
 NEAR = 1.15  # settings within so much of the fastest are tried with the tuned allocator, too
@@ -62,7 +62,7 @@ class Contest:
             job: dict[str, Any] = {"task": self.task, "net": self.key, "variant": variant, "batch": self.batch}
             job["count"] = max(self.options.images // self.batch, 1) * self.batch
             job["check"] = 0 if tuned or variant else min(self.batch, 128)
-            self.workers[key] = Worker(f"side_{side}.py", job, self.options.threads, tuned)
+            self.workers[key] = Worker(f"side_{side}.py", job, self.options.threads, TUNED_ALLOCATOR if tuned else None)
         return self.workers[key]
 
     def run(self) -> Result:
@@ -346,10 +346,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = medians_of_runs(results, list(dict.fromkeys((r["net"], r["batch"]) for r in results)))
     lines = [*table(shown), "", *legend(shown)]
     print("\n".join(["", *(lines if options.markdown else table(shown)), ""]))
+    if options.figure:
+        charts.step_chart(options.figure, shown)
     if options.write_docs:
-        charts.write_section(section, lines)
-    if options.figure or options.write_docs:
-        charts.step_chart(options.figure or charts.IMAGES / f"{section}.png", shown)
+        what = "prediction" if options.inference else "training step"
+        charts.step_chart(charts.IMAGES / f"{section}.png", shown)
+        charts.write_section(section, lines, f"Bars: milliseconds of a {what}, nnkit and three ways of running PyTorch")
     for r in shown if options.repeats > 1 else ():
         ratios = [
             f"{other['ratio']:.2f}×" for other in results if (other["net"], other["batch"]) == (r["net"], r["batch"])

@@ -103,7 +103,7 @@ class Solver:
     normalize : (mean, std)
         One number for each channel.
     best_weights : dict of str to ndarray
-        The model's state at the end of the best epoch so far.
+        The model's state at the end of the best epoch so far; a better epoch writes into the same arrays.
 
     Raises
     ------
@@ -318,7 +318,8 @@ class Solver:
                 images_per_second=sums.images / sums.seconds,
             )
             if self.history.best_epoch == self.epoch:
-                self.best_weights = self.model.state_dict()
+                for name, array in (self.model.named_parameters() | self.model.named_buffers()).items():
+                    self.best_weights[name][...] = array
                 self._best_is_saved = False
         self.schedule.update(self.history.train_loss[-1] if val_loss is None else val_loss)
         self.sums = EpochSums()

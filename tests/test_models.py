@@ -462,3 +462,14 @@ def test_summary_shows_the_passes_that_run(rng, monkeypatch, frozen):
             ran = [name if (shape, name) in noted.ran else "–" for name in passes]
             expected = "forward" if ran[1:] == ["–", "–"] else ", ".join(ran)
             assert lines[leaf.name].endswith(f"  {expected}")
+
+
+@pytest.mark.parametrize("main", [Conv2d(2, 3, padding=1), Dropout(0.0)])
+def test_a_residual_leaves_the_gradient_from_above_alone(main, rng):
+    block = Residual(main)
+    block.build((2, 4, 4))
+    block.forward(rng.standard_normal((3, 2, 4, 4), np.float32), training=True)
+    dout = rng.standard_normal((3, 2, 4, 4), np.float32)
+    before = dout.copy()
+    block.backward(dout)
+    assert np.array_equal(dout, before)

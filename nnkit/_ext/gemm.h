@@ -297,9 +297,9 @@ KERNEL int FN(gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias,
         p.b = a.data, p.b_step = a.column, p.b_column = a.row;
         p.m = n, p.n = m;
     }
-    /* Two blocks of columns for each thread, or fewer than that and several blocks of rows, of equal size. */
+    /* A block of columns for each thread, or fewer than that and several blocks of rows, of equal size. */
     const int threads = nnkit_threads_for(NS_A_PRODUCT * m * n * k);
-    p.blocks_n = MIN(threads == 1 ? 1 : 2 * threads, CEIL_DIV(p.n, 2 * PANEL));
+    p.blocks_n = MIN(threads, CEIL_DIV(p.n, 2 * PANEL));
     p.block_n = CEIL_DIV(CEIL_DIV(p.n, p.blocks_n), PANEL) * PANEL;
     p.blocks_n = CEIL_DIV(p.n, p.block_n);
     const ptrdiff_t blocks_m = MAX(CEIL_DIV(threads, p.blocks_n), CEIL_DIV(p.m, 512));

@@ -4,8 +4,8 @@
    in steps of at most DEPTH; in each it has its part of b packed into panels of PANEL columns, small enough for the L2
    cache, and streams a past it, ROWS rows at a time. Between these rows it packs the next part of b, a few rows at a
    time, which the tiles have asked for: waiting for a large b would cost more than copying it. Where b is stored by
-   columns (a layer's weight, transposed) and a is the smaller one, the roles are exchanged: out' = b' a' reads the large
-   matrix as it lies. */
+   columns (a layer's weight, transposed) and a is the smaller one, the roles are exchanged: out' = b' a' reads the
+   large matrix as it lies. */
 
 typedef struct {
     const real *a, *b, *bias;
@@ -22,8 +22,8 @@ typedef struct {
 
 #define DEPTH 256
 
-/* Some steps of panels of PANEL columns, each stored by rows, `panel` apart, zeros beyond the last column. Rows of b are
-   far apart, so they are asked for in time. */
+/* Some steps of panels of PANEL columns, each stored by rows, `panel` apart, zeros beyond the last column. Rows of b
+   are far apart, so they are asked for in time. */
 KERNEL void FN(pack_panels)(const real *b, ptrdiff_t b_step, ptrdiff_t b_column, ptrdiff_t steps, ptrdiff_t columns,
                             real *out, ptrdiff_t panel)
 {

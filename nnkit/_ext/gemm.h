@@ -1,10 +1,11 @@
 /* Matrix product, blocked as in Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008).
 
-   A task owns a block of the result. It walks the common dimension in steps of DEPTH; in each it packs its part of b
-   into panels of PANEL columns, small enough for the L2 cache, and then streams a past it, ROWS rows at a time. Where
-   several tasks share a b that is not too large, it is packed once, before them. Where b is stored by columns (a
-   layer's weight, transposed) and a is the smaller one, the roles are exchanged: out' = b' a' reads the large matrix as
-   it lies. */
+   A task owns a block of the result and goes through it in strips of columns. For a strip it walks the common dimension
+   in steps of at most DEPTH; in each it has its part of b packed into panels of PANEL columns, small enough for the L2
+   cache, and streams a past it, ROWS rows at a time. Between these rows it packs the next part of b, a few rows at a
+   time, which the tiles have asked for: waiting for a large b would cost more than copying it. Where b is stored by
+   columns (a layer's weight, transposed) and a is the smaller one, the roles are exchanged: out' = b' a' reads the
+   large matrix as it lies. */
 
 typedef struct {
     const real *a, *b, *bias;
@@ -14,70 +15,77 @@ typedef struct {
     ptrdiff_t out_pitch;
     int accumulate, relu, exchanged;  /* exchanged: this is the product of the transposes, out is stored transposed */
     ptrdiff_t block_m, block_n, blocks_n;
-    real *packed;                     /* all of b in panels, DEPTH rows at a time; NULL: each task packs its own */
+    ptrdiff_t strip, depth;
     real *scratch;
-    size_t scratch_per_thread;        /* in elements: packed b, packed rows of a, and if exchanged the result's block */
+    size_t scratch_per_thread;  /* in elements: two parts of b, rows of a, and if exchanged a strip of the result */
 } FN(product);
 
-#define DEPTH 384
-#define DEPTH_PITCH (DEPTH + 16)  /* no power of two, or all rows would compete for the same cache lines */
+#define DEPTH 256
 
-/* Panels of PANEL columns, each stored by rows, zeros beyond the last column. Rows of b are far apart, so they are
-   asked for in time. */
-KERNEL void FN(pack_panels)(const real *b, ptrdiff_t b_step, ptrdiff_t b_column, ptrdiff_t depth, ptrdiff_t columns,
-                            real *out)
+/* Some steps of panels of PANEL columns, each stored by rows, `panel` apart, zeros beyond the last column. Rows of b
+   are far apart, so they are asked for in time. */
+KERNEL void FN(pack_panels)(const real *b, ptrdiff_t b_step, ptrdiff_t b_column, ptrdiff_t steps, ptrdiff_t columns,
+                            real *out, ptrdiff_t panel)
 {
     enum { AHEAD = 16 };
     const ptrdiff_t whole = columns / PANEL * PANEL;
     if (whole < columns)
-        memset(out + whole * depth, 0, sizeof(real) * depth * PANEL);
+        memset(out + whole / PANEL * panel, 0, sizeof(real) * steps * PANEL);
     if (b_column != 1) {
-        for (ptrdiff_t j = 0; j < columns; j += PANEL)
-            FN(copy_transposed)(b + j * b_column, b_column, out + j * depth, PANEL, MIN(PANEL, columns - j), depth);
+        for (ptrdiff_t j = 0; j < columns; j += PANEL, out += panel)
+            FN(copy_transposed)(b + j * b_column, b_column, out, PANEL, MIN(PANEL, columns - j), steps);
         return;
     }
-    for (ptrdiff_t k = 0; k < depth; k++, b += b_step, out += PANEL) {
-        for (ptrdiff_t j = 0; j < whole; j += PANEL) {
-            __builtin_prefetch(b + AHEAD * b_step + j);
-            __builtin_prefetch(b + AHEAD * b_step + j + LANES);
-            FN(store)(out + j * depth, FN(load)(b + j));
-            FN(store)(out + j * depth + LANES, FN(load)(b + j + LANES));
+    for (ptrdiff_t k = 0; k < steps; k++, b += b_step, out += PANEL) {
+        real *to = out;
+        for (ptrdiff_t j = 0; j < whole; j += PANEL, to += panel) {
+            if (k + AHEAD < steps)
+                __builtin_prefetch(b + AHEAD * b_step + j);
+            FN(store)(to, FN(load)(b + j));
+            FN(store)(to + LANES, FN(load)(b + j + LANES));
         }
         for (ptrdiff_t j = whole; j < columns; j++)
-            out[whole * depth + j - whole] = b[j];
+            to[j - whole] = b[j];
     }
 }
 
-/* Copy `rows` rows of a, zeros up to ROWS, next to each other, as they lie: with a_step 1 row by row, DEPTH_PITCH
-   apart, otherwise (a_row is 1) step by step, ROWS apart. */
-KERNEL void FN(pack_rows)(const real *a, ptrdiff_t a_row, ptrdiff_t a_step, ptrdiff_t rows, ptrdiff_t depth,
-                          real *out)
+/* Up to ROWS rows of an `a` that is stored by columns: step by step, ROWS apart. */
+KERNEL void FN(pack_rows)(const real *a, ptrdiff_t a_step, ptrdiff_t rows, ptrdiff_t depth, real *out)
 {
-    if (a_step == 1) {
-        for (ptrdiff_t r = 0; r < rows; r++)
-            memcpy(out + r * DEPTH_PITCH, a + r * a_row, sizeof(real) * depth);
-        for (ptrdiff_t r = rows; r < ROWS; r++)
-            memset(out + r * DEPTH_PITCH, 0, sizeof(real) * depth);
-    } else if (rows == ROWS)
+    if (rows == ROWS)
         for (ptrdiff_t k = 0; k < depth; k++)
-            for (int r = 0; r < ROWS; r++)
-                out[k * ROWS + r] = a[k * a_step + r];
+            memcpy(out + k * ROWS, a + k * a_step, sizeof(real) * ROWS);
     else
         for (ptrdiff_t k = 0; k < depth; k++)
-            for (int r = 0; r < ROWS; r++)
-                out[k * ROWS + r] = r < rows ? a[k * a_step + r] : 0;
+            memcpy(out + k * ROWS, a + k * a_step, sizeof(real) * rows);
 }
 
-/* Rows of a that will be needed soon: a tile asks for them while it multiplies. */
+/* Rows of a or b that will be needed soon: a tile asks for its share of them while it multiplies. */
 typedef struct {
     const real *first;
-    ptrdiff_t row, count;
+    ptrdiff_t pitch, rows, length;
 } FN(upcoming);
+
+INLINE FN(upcoming) FN(take)(FN(upcoming) *all, ptrdiff_t rows)
+{
+    FN(upcoming) part = *all;
+    part.rows = MIN(rows, all->rows);
+    all->first += part.rows * all->pitch, all->rows -= part.rows;
+    return part;
+}
+
+INLINE void FN(ask_for)(FN(upcoming) soon, ptrdiff_t begin, ptrdiff_t end)
+{
+    for (ptrdiff_t r = 0; r < soon.rows; r++)
+        for (ptrdiff_t line = begin; line < MIN(end, soon.length); line += 64 / REAL_BYTES)
+            __builtin_prefetch(soon.first + r * soon.pitch + line);
+}
 
 /* One register tile: c = start + rows * panel, or c += that if `add`, then its ReLU if wanted; c is full,
    ROWS x vectors. */
 INLINE void FN(gemm_tile)(int vectors, const real *const a[ROWS], ptrdiff_t step, const real *panel, ptrdiff_t depth,
-                          const real *start, int add, int relu, real *c, ptrdiff_t pitch, FN(upcoming) soon)
+                          const real *start, int add, int relu, real *c, ptrdiff_t pitch, FN(upcoming) soon_a,
+                          FN(upcoming) soon_b)
 {
     enum { STRETCH = 96 };  /* steps between requests: all of them at once would block the loads of the tile */
     vec sums[ROWS][2];
@@ -88,9 +96,8 @@ INLINE void FN(gemm_tile)(int vectors, const real *const a[ROWS], ptrdiff_t step
             sums[r][v] = FN(load)(start + v * LANES) + (add ? FN(load)(c + r * pitch + v * LANES) : (vec){0});
     for (ptrdiff_t k = 0; k < depth; k += STRETCH) {
         const ptrdiff_t count = MIN(STRETCH, depth - k);
-        for (ptrdiff_t r = 0; r < soon.count; r++)
-            for (ptrdiff_t line = k; line < k + count; line += 64 / REAL_BYTES)
-                __builtin_prefetch(soon.first + r * soon.row + line);
+        FN(ask_for)(soon_a, k, k + count);
+        FN(ask_for)(soon_b, k, k + count);
         const real *at[ROWS];
         UNROLL
         for (int r = 0; r < ROWS; r++)
@@ -104,33 +111,34 @@ INLINE void FN(gemm_tile)(int vectors, const real *const a[ROWS], ptrdiff_t step
             FN(store)(c + r * pitch + v * LANES, relu ? FN(rectify)(sums[r][v]) : sums[r][v]);
 }
 
-/* ROWS packed rows times every panel: rows x columns of c. The panels share the requests for the rows after these. */
-KERNEL void FN(gemm_rows)(const real *packed, ptrdiff_t row, ptrdiff_t step, const real *panels, ptrdiff_t depth,
+/* Up to ROWS rows of a times every panel: rows x columns of c. A tile is always full, so the last row stands in for
+   those that are not there. */
+KERNEL void FN(gemm_rows)(const real *first, ptrdiff_t row, ptrdiff_t step, const real *panels, ptrdiff_t depth,
                           const real *bias, int add, int relu, real *c, ptrdiff_t pitch, ptrdiff_t rows,
-                          ptrdiff_t columns, FN(upcoming) next)
+                          ptrdiff_t columns, FN(upcoming) next_a, FN(upcoming) next_b)
 {
     const real *a[ROWS];
     for (int r = 0; r < ROWS; r++)
-        a[r] = packed + r * row;
-    const ptrdiff_t share = CEIL_DIV(next.count, CEIL_DIV(columns, PANEL));
+        a[r] = first + MIN(r, rows - 1) * row;
+    const ptrdiff_t count = CEIL_DIV(columns, PANEL);
+    const ptrdiff_t share_a = CEIL_DIV(next_a.rows, count), share_b = CEIL_DIV(next_b.rows, count);
     for (ptrdiff_t j = 0; j < columns; j += PANEL, panels += depth * PANEL, c += PANEL) {
         ptrdiff_t width = MIN(PANEL, columns - j);
-        FN(upcoming) soon = {next.first, next.row, MIN(share, next.count)};
-        next.first += soon.count * next.row, next.count -= soon.count;
+        FN(upcoming) soon_a = FN(take)(&next_a, share_a), soon_b = FN(take)(&next_b, share_b);
         real start[PANEL] = {0}, edge[ROWS * PANEL];
         if (bias)
             memcpy(start, bias + j, sizeof(real) * width);
         if (rows == ROWS && width == PANEL) {
-            FN(gemm_tile)(2, a, step, panels, depth, start, add, relu, c, pitch, soon);
+            FN(gemm_tile)(2, a, step, panels, depth, start, add, relu, c, pitch, soon_a, soon_b);
             continue;
         }
         if (add)
             for (ptrdiff_t r = 0; r < rows; r++)
                 memcpy(edge + r * PANEL, c + r * pitch, sizeof(real) * width);
         if (width > LANES)
-            FN(gemm_tile)(2, a, step, panels, depth, start, add, relu, edge, PANEL, soon);
+            FN(gemm_tile)(2, a, step, panels, depth, start, add, relu, edge, PANEL, soon_a, soon_b);
         else
-            FN(gemm_tile)(1, a, step, panels, depth, start, add, relu, edge, PANEL, soon);
+            FN(gemm_tile)(1, a, step, panels, depth, start, add, relu, edge, PANEL, soon_a, soon_b);
         for (ptrdiff_t r = 0; r < rows; r++)
             memcpy(c + r * pitch, edge + r * PANEL, sizeof(real) * width);
     }
@@ -153,46 +161,49 @@ KERNEL void FN(gemm_exchange)(const FN(product) *p, const real *block, ptrdiff_t
     }
 }
 
-INLINE ptrdiff_t FN(packed_pitch)(const FN(product) *p) { return CEIL_DIV(p->n, PANEL) * PANEL; }
-
-/* Pack one block of DEPTH x block_n of a b that all tasks share. */
-KERNEL void FN(pack_task)(void *job, ptrdiff_t index, int thread)
-{
-    (void)thread;
-    const FN(product) *p = job;
-    ptrdiff_t k = index / p->blocks_n * DEPTH, j = index % p->blocks_n * p->block_n, depth = MIN(DEPTH, p->k - k);
-    FN(pack_panels)(p->b + k * p->b_step + j * p->b_column, p->b_step, p->b_column, depth,
-                    MIN(p->block_n, p->n - j), p->packed + k * FN(packed_pitch)(p) + j * depth);
-}
-
 KERNEL void FN(gemm_task)(void *job, ptrdiff_t index, int thread)
 {
     const FN(product) *p = job;
-    ptrdiff_t i = index / p->blocks_n * p->block_m, j = index % p->blocks_n * p->block_n;
-    ptrdiff_t rows = MIN(p->block_m, p->m - i), columns = MIN(p->block_n, p->n - j);
-    real *own = p->scratch + thread * p->scratch_per_thread, *packed = own + (p->packed ? 0 : DEPTH * p->block_n);
-    real *block = packed + ROWS * DEPTH_PITCH;
-    ptrdiff_t pitch = p->exchanged ? p->block_n : p->out_pitch;
-    real *out = p->exchanged ? block : p->out + i * pitch + j;
-    ptrdiff_t row = p->a_step == 1 ? DEPTH_PITCH : 1, step = p->a_step == 1 ? 1 : ROWS;
-    const real *bias = p->bias && !p->exchanged ? p->bias + j : NULL;
-    int relu = p->relu && !p->exchanged;
-    for (ptrdiff_t k = 0; k < p->k || k == 0; k += DEPTH) {
-        ptrdiff_t depth = MIN(DEPTH, p->k - k);
-        real *panels = p->packed ? p->packed + k * FN(packed_pitch)(p) + j * depth : own;
-        if (!p->packed)
-            FN(pack_panels)(p->b + k * p->b_step + j * p->b_column, p->b_step, p->b_column, depth, columns, own);
-        for (ptrdiff_t r = 0; r < rows; r += ROWS) {
-            ptrdiff_t count = MIN(ROWS, rows - r), rest = p->a_step == 1 ? MIN(ROWS, rows - r - count) : 0;
-            const real *a = p->a + (i + r) * p->a_row + k * p->a_step;
-            FN(upcoming) next = {a + count * p->a_row, p->a_row, rest};
-            FN(pack_rows)(a, p->a_row, p->a_step, count, depth, packed);
-            FN(gemm_rows)(packed, row, step, panels, depth, k ? NULL : bias, k || (p->accumulate && !p->exchanged),
-                          relu && k + depth >= p->k, out + r * pitch, pitch, count, columns, next);
+    const ptrdiff_t i = index / p->blocks_n * p->block_m, begin = index % p->blocks_n * p->block_n;
+    const ptrdiff_t rows = MIN(p->block_m, p->m - i), end = MIN(begin + p->block_n, p->n);
+    real *panels = p->scratch + thread * p->scratch_per_thread, *spare = panels + p->depth * p->strip;
+    real *packed = spare + p->depth * p->strip, *block = packed + ROWS * p->depth;
+    const ptrdiff_t pitch = p->exchanged ? p->strip : p->out_pitch;
+    const int in_place = p->a_step == 1;
+    int ready = 0;  /* this part of b has been packed during the one before */
+    for (ptrdiff_t j = begin; j < end; j += p->strip)
+        for (ptrdiff_t k = 0; k < p->k || k == 0; k += p->depth) {
+            const ptrdiff_t depth = MIN(p->depth, p->k - k), columns = MIN(p->strip, end - j);
+            const int last = k + p->depth >= p->k;
+            const ptrdiff_t next_j = last ? j + p->strip : j, next_k = last ? 0 : k + p->depth;
+            const ptrdiff_t next_depth = MIN(p->depth, p->k - next_k), next_columns = MIN(p->strip, end - next_j);
+            const ptrdiff_t share = CEIL_DIV(next_depth, CEIL_DIV(rows, ROWS));
+            const real *bias = p->bias && !p->exchanged && k == 0 ? p->bias + j : NULL;
+            real *out = p->exchanged ? block : p->out + i * pitch + j;
+            if (!ready)
+                FN(pack_panels)(p->b + k * p->b_step + j * p->b_column, p->b_step, p->b_column, depth, columns, panels,
+                                depth * PANEL);
+            ready = p->b_column == 1 && next_columns > 0;
+            for (ptrdiff_t r = 0, s = 0; r < rows; r += ROWS, s += share) {
+                const ptrdiff_t count = MIN(ROWS, rows - r), later = in_place ? MIN(ROWS, rows - r - count) : 0;
+                const real *a = p->a + (i + r) * p->a_row + k * p->a_step;
+                const FN(upcoming) next_a = {a + count * p->a_row, p->a_row, later, depth};
+                const FN(upcoming) next_b = {p->b + (next_k + s) * p->b_step + next_j, p->b_step,
+                                             ready ? MAX(MIN(share, next_depth - s), 0) : 0, next_columns};
+                if (!in_place)
+                    FN(pack_rows)(a, p->a_step, count, depth, packed);
+                FN(gemm_rows)(in_place ? a : packed, in_place ? p->a_row : 1, in_place ? 1 : ROWS, panels, depth, bias,
+                              k || (p->accumulate && !p->exchanged), p->relu && !p->exchanged && last, out + r * pitch,
+                              pitch, count, columns, next_a, next_b);
+                if (next_b.rows)
+                    FN(pack_panels)(next_b.first, p->b_step, 1, next_b.rows, next_columns, spare + s * PANEL,
+                                    next_depth * PANEL);
+            }
+            real *used = panels;
+            panels = spare, spare = used;
+            if (last && p->exchanged)
+                FN(gemm_exchange)(p, block, pitch, i, j, rows, columns, block + p->block_m * pitch);
         }
-    }
-    if (p->exchanged)
-        FN(gemm_exchange)(p, block, pitch, i, j, rows, columns, block + p->block_m * p->block_n);
 }
 
 /* Few rows of a, or few columns of b, all contiguous along the common dimension: a matrix-vector product, or nearly.
@@ -286,27 +297,22 @@ KERNEL int FN(gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias,
         p.b = a.data, p.b_step = a.column, p.b_column = a.row;
         p.m = n, p.n = m;
     }
-    /* Blocks are as large as L2 allows in n, for a is copied once for each; small enough in m to have some to share. */
-    p.block_n = MIN(MAX(256, 48 * 1024 / MAX(k, 1) / PANEL * PANEL), 512);
-    p.block_n = MIN(p.block_n, CEIL_DIV(p.n, PANEL) * PANEL);
-    p.blocks_n = CEIL_DIV(p.n, p.block_n);
-    const size_t packed = sizeof(real) * k * FN(packed_pitch)(&p);
-    const int shared = p.m > 64 && packed <= (size_t)(p.m >= 256 ? 8 : 4) << 20;
-    const ptrdiff_t blocks_m = CEIL_DIV(p.m, !shared ? 512 : p.m >= 512 ? 128 : 64);
-    p.block_m = CEIL_DIV(CEIL_DIV(p.m, blocks_m), ROWS) * ROWS;  /* of equal size, for the threads to end together */
-    p.scratch_per_thread = (shared ? 0 : DEPTH * p.block_n) + ROWS * DEPTH_PITCH
-                           + (p.exchanged ? p.block_m * (p.block_n + LANES) : 0);
+    /* A block of columns for each thread, or fewer than that and several blocks of rows, of equal size. */
     const int threads = nnkit_threads_for(NS_A_PRODUCT * m * n * k);
-    size_t total = 0, place = nnkit_reserve(&total, shared ? packed : 0);
-    const size_t own = nnkit_reserve(&total, sizeof(real) * p.scratch_per_thread * threads);
-    char *scratch = nnkit_scratch(total);
-    if (!scratch)
+    p.blocks_n = MIN(threads, CEIL_DIV(p.n, 2 * PANEL));
+    p.block_n = CEIL_DIV(CEIL_DIV(p.n, p.blocks_n), PANEL) * PANEL;
+    p.blocks_n = CEIL_DIV(p.n, p.block_n);
+    const ptrdiff_t blocks_m = MAX(CEIL_DIV(threads, p.blocks_n), CEIL_DIV(p.m, 512));
+    p.block_m = CEIL_DIV(CEIL_DIV(p.m, blocks_m), ROWS) * ROWS;
+    /* Two strips of b fit the L2 cache, or nearly where a must be copied for each. */
+    const ptrdiff_t parts = MAX(CEIL_DIV(k, DEPTH), 1);
+    p.depth = MAX(CEIL_DIV(CEIL_DIV(k, parts), 16), 1) * 16;
+    const ptrdiff_t widest = MIN((p.a_step == 1 ? 32 : 64) * 1024 / MAX(p.depth, 64), 512);
+    p.strip = CEIL_DIV(CEIL_DIV(p.block_n, CEIL_DIV(p.block_n, widest)), PANEL) * PANEL;
+    p.scratch_per_thread = (2 * p.strip + ROWS) * p.depth + (p.exchanged ? p.block_m * (p.strip + LANES) : 0);
+    p.scratch = nnkit_scratch(sizeof(real) * p.scratch_per_thread * threads);
+    if (!p.scratch)
         return -1;
-    p.scratch = (real *)(scratch + own);
-    if (shared) {
-        p.packed = (real *)(scratch + place);
-        nnkit_parallel(threads, p.blocks_n * CEIL_DIV(k, DEPTH), FN(pack_task), &p);
-    }
     nnkit_parallel(threads, p.blocks_n * CEIL_DIV(p.m, p.block_m), FN(gemm_task), &p);
     return 0;
 }

@@ -108,7 +108,7 @@ KERNEL void FN(multiply_points)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t 
                                 real *products)
 {
     const real zeros[PANEL] = {0};
-    const FN(upcoming) nothing = {v, 0, 0};
+    const FN(upcoming) nothing = {v, 0, 0, 0};
     int narrow = t->out_channels - panel * PANEL <= LANES;
     for (int p = 0; p < POINTS(t->m); p++, u += t->u_point, v += t->v_point, products += t->m_point)
         for (ptrdiff_t i = 0; i < count; i += ROWS) {
@@ -116,9 +116,11 @@ KERNEL void FN(multiply_points)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t 
             for (int r = 0; r < ROWS; r++)
                 rows[r] = v + MIN(i + r, count - 1) * t->v_tile;
             if (narrow)
-                FN(gemm_tile)(1, rows, 1, u, t->depth, zeros, 0, 0, products + i * PANEL, PANEL, nothing);
+                FN(gemm_tile)(1, rows, 1, u, t->depth, zeros, 0, 0, products + i * PANEL, PANEL, nothing,
+                              nothing);
             else
-                FN(gemm_tile)(2, rows, 1, u, t->depth, zeros, 0, 0, products + i * PANEL, PANEL, nothing);
+                FN(gemm_tile)(2, rows, 1, u, t->depth, zeros, 0, 0, products + i * PANEL, PANEL, nothing,
+                              nothing);
         }
 }
 

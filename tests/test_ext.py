@@ -60,6 +60,11 @@ WINDOWS = [
     (9, 34, 35, 3, 24, (2, 2), (1, 1), (0, 0)),  # pictures: two bands each, more than there are parts
     (2, 23, 28, 3, 72, (12, 14), (9, 7), (2, 0)),  # weights beyond the L1 cache
     (1, 2, 1100, 1, 65, (3, 2), (1, 1), (1, 1)),  # rows longer than a band
+    (1, 4, 4, 24, 70, (3, 3), (1, 1), (1, 1)),  # fewer pixels than output channels, from here on
+    (3, 6, 7, 9, 131, (2, 5), (1, 2), (1, 2)),
+    (2, 5, 3, 17, 100, (3, 3), (2, 2), (1, 1)),
+    (1, 2, 2, 520, 16, (3, 3), (1, 1), (1, 1)),  # long sums
+    (2, 1, 1, 40, 33, (1, 1), (1, 1), (0, 0)),
 ]
 
 

@@ -56,6 +56,16 @@ def test_large_arrays_are_aligned():
     assert all(address(memory.empty((size,), np.float32)) % 64 == 0 for size in (5000, 10_001, 1_000_003))
 
 
+@pytest.mark.parametrize("size", [0, 1, 1000])
+def test_aligned_arrays_are_the_base_of_their_views(size):
+    array = memory.aligned(size, np.float64)
+    assert array.shape == (size,)
+    assert array.dtype == np.float64
+    assert array.flags.writeable
+    assert address(array) % 64 == 0
+    assert array[:size].reshape(1, size).base is array
+
+
 def test_a_buffer_is_used_again_when_nobody_holds_it():
     first = address(memory.empty(LARGE))
     assert address(memory.empty(LARGE)) == first

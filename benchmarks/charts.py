@@ -81,7 +81,8 @@ def section_of_page(name: str) -> tuple[str, str]:
     return text[: text.index(first) + len(first)], text[text.index(last) :]
 
 
-def write_section(name: str, lines: Sequence[str]) -> None:
-    """Put a table between its two markers in docs/performance.md."""
+def write_section(name: str, lines: Sequence[str], alt: str = "") -> None:
+    """Put a table between its two markers in docs/performance.md, below its figure; `alt` says what that shows."""
     head, tail = section_of_page(name)
-    PAGE.write_text("\n".join([head, *lines, tail]))
+    figure = [f"![{alt}](images/{name}.png)", ""] if alt else []
+    PAGE.write_text("\n".join([head, *figure, *lines, tail]))

@@ -1,16 +1,18 @@
 """Compares what nnkit and PyTorch cost before and beside the training: import time, size on the disk, peak memory.
 
-    python benchmarks/footprint.py [--nets mlp,cnn] [--json FILE] [--figure FILE] [--write-docs]
+    python benchmarks/footprint.py [--nets mlp,cnn] [--quick] [--no-sizes] [--json FILE] [--write-docs]
 
 Everything is measured in fresh processes. The peak is the most memory that a process had resident while it trained
-(VmHWM), interpreter, libraries, and a small data set included. PyTorch's processes import nnkit, too, to start from the
-same weights; what that takes is measured and subtracted. Takes about three minutes, one of which goes into building
-nnkit's wheel (`--wheel FILE` spares that).
+(VmHWM), interpreter, libraries, and two batches of pictures included; a second table leaves out what the libraries take
+before anything is made. PyTorch is shown as shipped, with its usually fastest settings, and with those of its settings
+and the C library's that keep its peak lowest. What recomputes activations or compiles is left out: it is another
+computation, or takes more memory than it saves. PyTorch's processes import nnkit, too, to start from the same weights;
+what that takes is measured and subtracted.
 """
 
 import argparse
+import functools
 import importlib.metadata
-import json
 import re
 import statistics
 import subprocess
@@ -18,33 +20,54 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import charts
-import machine
 import nets
-from workers import Worker, WorkerError
+import reporting
+from workers import THRIFTY_ALLOCATOR, TUNED_ALLOCATOR, Worker, shipped_environment
 
-PICTURES = 1024  # few, so that it is the training that counts
+EPOCH, STEPS = 2, 3  # one epoch and the first step of the next: no later one needs more
 MIB = 2.0**20
 IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
-RESIDENT = "import sys; sys.path.insert(0, {!r}); from workers import status_bytes; import numpy, torch; "
-COST = RESIDENT + 'before = status_bytes("VmRSS"); import nnkit.interop.torch; print(status_bytes("VmRSS") - before)'
-COLUMNS = ("nnkit", "PyTorch as shipped", "with its best settings", "and tuned allocator")
+# What a side has in memory before it makes anything. PyTorch loads much of itself only when it takes its first step.
+SETUP = "import sys; sys.path.insert(0, {!r}); from workers import status_bytes\n"
+NNKIT_ALONE = (
+    SETUP
+    + """
+import side_nnkit
+print(status_bytes("VmRSS"))
+"""
+)
+TORCH_ALONE_AND_WITH_NNKIT = (
+    SETUP
+    + """
+import numpy, torch
+weight = torch.ones(1, requires_grad=True)
+optimizer = torch.optim.Adam([weight])
+weight.sum().backward()
+optimizer.step()
+print(status_bytes("VmRSS"))
+import side_torch, nnkit.interop.torch
+print(status_bytes("VmRSS"))
+"""
+)
+COLUMNS = ("nnkit", "PyTorch as shipped", "its fastest settings", "its least")
 
 
-def printed(code: str) -> float:
-    """Return the number that a fresh interpreter prints; with -P it imports what is installed, whatever the folder."""
-    return float(subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout)
+def printed(code: str) -> list[float]:
+    """Return the numbers that a fresh interpreter prints; with -P it imports what is installed, whatever the folder."""
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=shipped_environment())
+    return [float(line) for line in done.stdout.split()]
 
 
 def import_seconds(module: str, repeats: int) -> float:
-    """Return the median time of an import with warm disk caches."""
-    code = IMPORT.format(module)
-    printed(code)
-    return statistics.median(printed(code) for _ in range(repeats))
+    """Return the median time of an import; the first one, which fills the disk caches, counts only if it is alone."""
+    times = [printed(IMPORT.format(module))[0] for _ in range(repeats)]
+    return statistics.median(times[1:] or times)
 
 
 def distributions(name: str) -> set[str]:
@@ -123,47 +146,76 @@ def sizes(wheel: Path | None) -> dict[str, dict[str, int]]:
     return {"nnkit": ours, "torch": {**theirs, "with_dependencies": installed_bytes(distributions("torch"))}}
 
 
-def peak_bytes(net: str, side: str, variant: Sequence[str], tuned: bool, threads: int) -> int:
-    """Return the most memory that a fresh process has while it trains a net for an epoch and two steps more."""
+def peak_bytes(net: str, side: str, variant: Sequence[str], allocator: Mapping[str, str] | None, threads: int) -> int:
+    """Return the most memory that a fresh process has while it trains a net for an epoch and one step."""
     batch = nets.NETS[net].batch
-    job = {"task": "train", "net": net, "variant": variant, "batch": batch, "count": PICTURES, "check": 0}
-    worker = Worker(f"side_{side}.py", job, threads, tuned)
+    job = {"task": "train", "net": net, "variant": variant, "batch": batch, "count": EPOCH * batch, "check": 0}
+    worker = Worker(f"side_{side}.py", job, threads, allocator)
     try:
         worker.answer()
-        return worker.steps(PICTURES // batch + 2)["peak"]
+        return worker.steps(STEPS)["peak"]
     finally:
         worker.close()
 
 
-def peaks(net: str, nnkit_in_torch: int, threads: int) -> list[int]:
-    """Return the peaks of nnkit and of PyTorch's three settings."""
-    best = ["fused", "inplace"] + ["channels_last"] * nets.NETS[net].images
-    settings: list[tuple[list[str], bool]] = [([], False), (best, False), (best, True)]
-    theirs = [peak_bytes(net, "torch", variant, tuned, threads) - nnkit_in_torch for variant, tuned in settings]
-    return [peak_bytes(net, "nnkit", [], False, threads), *theirs]
+def peaks(net: str, nnkit_in_torch: int, threads: int) -> dict[str, Any]:
+    """Return the peaks of nnkit and of PyTorch's settings, and which of these took least."""
+    fast = ["fused", "inplace"]
+    variants = [fast]
+    if nets.NETS[net].images:
+        fast = [*fast, "channels_last"]
+        variants.append(fast)
+
+    def torch(variant: list[str], allocator: Mapping[str, str] | None) -> int:
+        return peak_bytes(net, "torch", variant, allocator, threads) - nnkit_in_torch
+
+    shipped, fastest = torch([], None), torch(fast, TUNED_ALLOCATOR)
+    tried = {" + ".join(variant): torch(variant, THRIFTY_ALLOCATOR) for variant in variants}
+    thriftiest = min(tried, key=lambda name: tried[name])
+    figures = [peak_bytes(net, "nnkit", [], None, threads), shipped, fastest, tried[thriftiest]]
+    return {"bytes": figures, "thriftiest": thriftiest}
 
 
 def tables(found: dict[str, Any]) -> list[str]:
-    """Return the results as two Markdown tables."""
+    """Return the results as Markdown tables, and whose peak is lower."""
     seconds = found["import_seconds"]
-    lines = ["| | nnkit | PyTorch | ratio |", "|---|---:|---:|---:|"]
+    lines = ["| | nnkit | PyTorch | ratio |", "|---|--:|--:|--:|"]
     ratio = seconds["torch"] / seconds["nnkit"]
     lines.append(f"| import, s | {seconds['nnkit']:.2f} | {seconds['torch']:.2f} | {ratio:.0f}× |")
     names = {"wheel": "wheel", "installed": "installed", "with_dependencies": "installed with its dependencies"}
     for key, name in names.items() if found["sizes"] else ():
         ours, theirs = found["sizes"]["nnkit"][key], found["sizes"]["torch"][key]
         lines.append(f"| {name}, MiB | {mib(ours)} | {mib(theirs)} | {theirs / ours:.0f}× |")
-    lines += ["", f"| peak memory of training, MiB | {' | '.join(COLUMNS)} | least of PyTorch / nnkit |"]
-    lines.append("|---|---:|---:|---:|---:|---:|")
-    for net, figures in found["peaks"].items():
-        cells = [mib(figure) for figure in figures]
-        title = f"{nets.NETS[net].title}, batch {nets.NETS[net].batch}"
-        lines.append(f"| {title} | {' | '.join(cells)} | **{min(figures[1:]) / figures[0]:.2f}×** |")
-    return lines
+    libraries = found["libraries_bytes"]
+    ours, theirs = libraries["nnkit"], libraries["torch"]
+    lines.append(f"| libraries in memory, MiB | {mib(ours)} | {mib(theirs)} | {theirs / ours:.1f}× |")
+    lines += ["", "Peak memory of the whole process while it trains, MiB:", ""]
+    lines += peak_table(found["peaks"], {"nnkit": 0, "torch": 0})
+    lines += ["", "The same less the libraries, which the first table has:", ""]
+    return lines + peak_table(found["peaks"], libraries)
+
+
+def peak_table(peaks_found: dict[str, list[int]], less: dict[str, int]) -> list[str]:
+    """Return the peaks less what each side's libraries take, and how nnkit's compares with the least of PyTorch's."""
+    lines = [f"| net, batch | {' | '.join(COLUMNS)} | least of PyTorch / nnkit | nnkit is |"]
+    lines.append("|---|--:|--:|--:|--:|--:|---|")
+    above = []
+    for net, figures in peaks_found.items():
+        ours, *theirs = figures[0] - less["nnkit"], *(figure - less["torch"] for figure in figures[1:])
+        verdict = "below" if ours < min(theirs) else "**above**"
+        above += [nets.NETS[net].title] if ours >= min(theirs) else []
+        cells = " | ".join(mib(figure) for figure in (ours, *theirs))
+        lines.append(f"| {title(net)} | {cells} | **{min(theirs) / ours:.2f}×** | {verdict} |")
+    below = "nnkit's peak is below PyTorch's least on every net."
+    return [*lines, "", below if not above else f"nnkit's peak is not below PyTorch's least on: {', '.join(above)}."]
+
+
+def title(net: str) -> str:
+    return f"{nets.NETS[net].title}, {nets.NETS[net].batch}"
 
 
 def mib(size: float) -> str:
-    return f"{size / MIB:,.{1 if size < 10 * MIB else 0}f}"
+    return f"{size / MIB:,.{1 if size < 100 * MIB else 0}f}"
 
 
 def chart(path: Path, found: dict[str, Any]) -> None:
@@ -173,44 +225,41 @@ def chart(path: Path, found: dict[str, Any]) -> None:
     charts.style.save(charts.bar_chart(title, subtitle, groups, labels, COLUMNS), path)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def measure(chosen: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Return all figures, telling each part's as soon as it is known."""
+    tell = functools.partial(print, file=sys.stderr, flush=True)
+    seconds = {name: import_seconds(name, 1 if options.quick else 4) for name in ("nnkit", "torch")}
+    tell("import:", ", ".join(f"{name} {time:.2f} s" for name, time in seconds.items()))
+    folder = str(Path(__file__).parent)
+    alone, with_nnkit = map(int, printed(TORCH_ALONE_AND_WITH_NNKIT.format(folder)))
+    libraries = {"nnkit": int(printed(NNKIT_ALONE.format(folder))[0]), "torch": alone}
+    cost = with_nnkit - alone
+    tell("libraries in memory:", ", ".join(f"{name} {mib(size)} MiB" for name, size in libraries.items()))
+    found: dict[str, Any] = {"import_seconds": seconds, "libraries_bytes": libraries, "nnkit_in_torch_bytes": cost}
+    found |= {"peaks": {}, "thriftiest": {}}
+    for net in chosen:
+        result = peaks(net, cost, options.threads)
+        found["peaks"][net], found["thriftiest"][net] = result["bytes"], result["thriftiest"]
+        tell(f"{title(net)}:", ", ".join(f"{n} {mib(b)}" for n, b in zip(COLUMNS, result["bytes"], strict=True)), "MiB")
+    found["sizes"] = sizes(options.wheel) if options.sizes and not options.quick else {}
+    return found
+
+
+def main() -> None:
+    parser = reporting.parser(__doc__)
     parser.add_argument("--nets", default=",".join(nets.NETS), help="some of %(default)s (the default)")
-    parser.add_argument("--wheel", type=Path, help="nnkit's wheel, if there is one already")
+    parser.add_argument("--wheel", type=Path, metavar="FILE", help="nnkit's wheel, if there is one already")
     parser.add_argument("--no-sizes", dest="sizes", action="store_false", help="leave out the sizes on the disk")
-    parser.add_argument("--repeats", type=int, default=5, help="of the imports; default %(default)s")
-    parser.add_argument("--threads", type=int, default=machine.description()["cores"], help="default: one a core")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a file, in bytes and seconds")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the peaks")
-    parser.add_argument("--write-docs", action="store_true", help="renew docs/performance.md and its figure")
-    options = parser.parse_args(arguments)
-    for name in (chosen := options.nets.split(",")):
-        if name not in nets.NETS:
-            parser.error(f"--nets: expected some of {', '.join(nets.NETS)}, got {name!r}")
-    if options.write_docs:
-        charts.section_of_page("footprint")
-    try:
-        cost = int(printed(COST.format(str(Path(__file__).parent))))
-        found = {
-            "machine": machine.description(),
-            "import_seconds": {name: import_seconds(name, options.repeats) for name in ("nnkit", "torch")},
-            "nnkit_in_torch_bytes": cost,
-            "peaks": {net: peaks(net, cost, options.threads) for net in chosen},
-            "sizes": sizes(options.wheel) if options.sizes else {},
-        }
-    except (WorkerError, subprocess.CalledProcessError, OSError) as error:
-        print(f"footprint: {error}", file=sys.stderr)
-        return 1
-    lines = tables(found)
-    print("\n".join(lines))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    if options.write_docs:
-        charts.write_section("footprint", lines)
-    if options.figure or options.write_docs:
-        chart(options.figure or charts.IMAGES / "footprint.png", found)
-    return 0
+    options = parser.parse_args()
+    for key in (chosen := options.nets.split(",")):
+        if key not in nets.NETS:
+            parser.error(f"--nets: expected some of {', '.join(nets.NETS)}, got {key!r}")
+    found, idle = reporting.measure_when_idle(lambda: measure(chosen, options), options)
+    lines = [reporting.conditions(options, idle), "", *tables(found)]
+    figures = {"idle": idle, "threads": options.threads, **found}
+    alt = "Bars: peak memory of training, nnkit and three ways of running PyTorch"
+    reporting.finish("footprint", options, lines, figures, lambda path: chart(path, found), alt)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    reporting.run(main)

@@ -36,7 +36,7 @@ ERROR_IMAGES = 16  # so many images of an output are compared with float64; of a
 
 
 class Conv(NamedTuple):
-    """A convolution of square images; for a Linear layer, a picture is one pixel of many channels."""
+    """A convolution of square images; for a Linear layer, an image is one pixel of many channels."""
 
     batch: int
     channels: int
@@ -96,7 +96,7 @@ def net_layers(quick: bool) -> list[Layer]:
         leaves = [leaf for leaf in net.model().leaves() if isinstance(leaf, (layers.Conv2d, layers.Linear))]
         convs = [conv_of(leaf, batch) for leaf in leaves]
         passes = dict.fromkeys(convs, PASSES)
-        passes[convs[0]] = PASSES[::2]  # nobody needs the gradient of the pictures
+        passes[convs[0]] = PASSES[::2]  # nobody needs the gradient of the images
         passes |= {conv: PASSES[:1] for conv, leaf in zip(convs, leaves, strict=True) if leaf.name == net.frozen}
         found += [Layer(net.title, conv, count, passes[conv]) for conv, count in Counter(convs).items()]
     return found
@@ -280,20 +280,17 @@ TITLES = {"forward": "forward", "backward_input": "backward, input", "backward_w
 def speed_table(records: list[dict[str, Any]], peak: float | None) -> list[str]:
     names = " | ".join(NAMES[name] for name in ALGORITHMS)
     lines = [
-        f"| layer | pass | {names} | PyTorch | auto takes | of the peak | against PyTorch |",
-        "|---|---|--:|--:|--:|--:|---|--:|--:|",
+        f"| layer | pass | {names} | PyTorch | auto takes | against PyTorch |",
+        "|---|---|--:|--:|--:|--:|---|--:|",
     ]
     for r in records:
         rates, taken = r["gflops"], r["auto"]
         tried = {name: rate for name, rate in rates.items() if name in ALGORITHMS}
         best = max(tried, key=lambda name: tried[name]) if len(tried) > 1 else ""
-        texts = {name: f"**{rate:,.0f}**" if name == best else f"{rate:,.0f}" for name, rate in rates.items()}
-        cells = [texts.get(name, "") for name in (*ALGORITHMS, "torch")]
-        of_peak = f"{rates[taken] / peak:.0%}" if peak else ""
+        texts = {name: f"{rate:,.0f}" + (f" ({rate / peak:.0%})" if peak else "") for name, rate in rates.items()}
+        cells = [f"**{texts[name]}**" if name == best else texts.get(name, "") for name in (*ALGORITHMS, "torch")]
         ratio = f"**{rates[taken] / rates['torch']:.2f}×**" if "torch" in rates else ""
-        lines.append(
-            f"| {r['layer']} | {TITLES[r['pass']]} | {' | '.join(cells)} | {NAMES[taken]} | {of_peak} | {ratio} |"
-        )
+        lines.append(f"| {r['layer']} | {TITLES[r['pass']]} | {' | '.join(cells)} | {NAMES[taken]} | {ratio} |")
     return lines
 
 
@@ -342,7 +339,8 @@ def lines_of(records: list[dict[str, Any]], peaks_found: dict[str, float | None]
         "",
         *error_table(records),
         "",
-        "Effective GFLOP/s; nnkit's fastest is in bold, and the last two columns are of what auto takes:",
+        "Effective GFLOP/s, in parentheses as parts of the FMA peak; nnkit's fastest algorithm is in bold, and the "
+        "last column is of the one that auto takes:",
         "",
         *speed_table(records, peak),
     ]
@@ -355,7 +353,7 @@ def main() -> None:
     parser = reporting.parser(__doc__)
     parser.add_argument("--only", default="", metavar="PATTERN", help="only layers whose name matches, such as 94%%")
     options = parser.parse_args()
-    budget, rounds = (0.01, 1) if options.quick else (0.15, 3)
+    budget, rounds = (0.01, 1) if options.quick else (0.1, 2)
     chosen = [layer for layer in net_layers(options.quick) if re.search(options.only, layer.label)]
     if not chosen:
         parser.error(f"--only {options.only!r}: matches no layer")
@@ -363,8 +361,9 @@ def main() -> None:
     records, idle = reporting.measure_when_idle(lambda: list(measure(chosen, options.threads, budget, rounds)), options)
     lines = lines_of(records, peak, reporting.conditions(options, idle))
     figures = {"idle": idle, "threads": options.threads, "peak_gflops": peak, "records": records}
+    alt = "Dots: effective GFLOP/s of every layer's passes, by algorithm, and PyTorch's"
     reporting.finish(
-        "kernels", options, lines, figures, lambda path: panels.kernel_chart(path, records, peak["threads"])
+        "kernels", options, lines, figures, lambda path: panels.kernel_chart(path, records, peak["threads"]), alt
     )
 
 

@@ -41,9 +41,9 @@ class Arrays:
         self._rng = np.random.default_rng(0)
         maps, halves = (images, SIDE, SIDE, CHANNELS), (images, SIDE // 2, SIDE // 2, CHANNELS)
         self.flat = math.prod(maps)
-        rows, pictures = self.flat // CLASSES, max(1, self.flat // 3072)
+        rows, images = self.flat // CLASSES, max(1, self.flat // 3072)
         self._shapes = dict.fromkeys(("x", "addend", "dout", "out", "dx", "daddend"), maps)
-        self._shapes |= {"pooled": halves, "dpooled": halves, "batch": (pictures, 32, 32, 3)}
+        self._shapes |= {"pooled": halves, "dpooled": halves, "batch": (images, 32, 32, 3)}
         self._shapes |= dict.fromkeys(
             ("mean", "variance", "inverse_std", "weight", "bias", "dweight", "dbias"), (CHANNELS,)
         )
@@ -73,20 +73,20 @@ class Arrays:
         return self._rng.integers(0, CLASSES, len(self.scores))
 
     @functools.cached_property
-    def pictures(self) -> np.ndarray:
+    def images(self) -> np.ndarray:
         return self._rng.integers(0, 256, self.batch.shape, np.uint8)
 
     @functools.cached_property
     def picks(self) -> np.ndarray:
-        return self._rng.permutation(len(self.pictures))
+        return self._rng.permutation(len(self.images))
 
     @functools.cached_property
     def shifts(self) -> np.ndarray:
-        return self._rng.integers(-4, 5, len(self.pictures))
+        return self._rng.integers(-4, 5, len(self.images))
 
     @functools.cached_property
     def flips(self) -> np.ndarray:
-        return self._rng.integers(0, 2, len(self.pictures))
+        return self._rng.integers(0, 2, len(self.images))
 
 
 class Tensors:
@@ -149,8 +149,8 @@ def torch_update(t: Any, a: Any, rule: str, **settings: float) -> Call:
 
 
 def torch_augment(t: Any, a: Any) -> Any:
-    """Without mirroring and shifting, which it cannot do picture by picture."""
-    return t.index_select(a.pictures, 0, a.picks).float().sub_(0.5).mul_(2.0)
+    """Without mirroring and shifting, which it cannot do image by image."""
+    return t.index_select(a.images, 0, a.picks).float().sub_(0.5).mul_(2.0)
 
 
 # ---- the passes ------------------------------------------------------------------------------------------------------
@@ -275,8 +275,8 @@ PASSES = (
     ),
     Pass(
         "pick, mirror, shift, normalise",
-        "pictures batch",
-        lambda k, a: (k.augment, a.pictures, a.picks, a.flips, *[a.shifts] * 4, 0, a.scale, a.offset, a.batch),
+        "image batch",
+        lambda k, a: (k.augment, a.images, a.picks, a.flips, *[a.shifts] * 4, 0, a.scale, a.offset, a.batch),
         lambda t, a: (torch_augment, t, a),
     ),
 )
@@ -372,7 +372,7 @@ def main() -> None:
     chosen = [p for p in PASSES if re.search(options.only, p.name)]
     if not chosen:
         parser.error(f"--only {options.only!r}: matches no pass; there are {', '.join(p.name for p in PASSES)}")
-    sizes, budget, rounds = (QUICK_SIZES, 0.005, 1) if options.quick else (SIZES, 0.1, 3)
+    sizes, budget, rounds = (QUICK_SIZES, 0.005, 1) if options.quick else (SIZES, 0.08, 2)
     stream = {size: peaks.bandwidth(images << 16, options.threads) for size, images in sizes.items()}
     records, idle = reporting.measure_when_idle(
         lambda: list(measure(chosen, sizes, options.threads, budget, rounds)), options
@@ -380,8 +380,9 @@ def main() -> None:
     lines = lines_of(records, sizes, stream, reporting.conditions(options, idle))
     figures = {"idle": idle, "threads": options.threads, "loops_gb_per_s": stream, "records": records}
     titles = {size: f"{kib(images)} ({size})" for size, images in sizes.items()}
+    alt = "Dots: GB/s of each pass over memory, nnkit and PyTorch, for arrays of three sizes"
     reporting.finish(
-        "memory_ops", options, lines, figures, lambda path: panels.memory_chart(path, records, stream, titles)
+        "memory_ops", options, lines, figures, lambda path: panels.memory_chart(path, records, stream, titles), alt
     )
 
 

@@ -1,4 +1,4 @@
-"""The six networks of the comparisons, each written once, and the pictures that they are trained on."""
+"""The six networks of the comparisons, each written once, and the images that they are trained on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from nnkit import Sequential, models
 from nnkit.layers import GELU, BatchNorm, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d
 from nnkit.optim import SGD, Adam, Optimizer
 
-COUNT = 50_000  # pictures, as many as CIFAR-10 trains on
+COUNT = 50_000  # images, as many as CIFAR-10 trains on
 SIDE, CHANNELS = 32, 3
 FREEZES = hasattr(Sequential, "freeze")  # where nnkit cannot, both sides train every layer
 MEAN, STD = (0.48, 0.49, 0.45), (0.25, 0.24, 0.26)
@@ -33,7 +33,7 @@ class Net:
 
     @property
     def images(self) -> bool:
-        """Whether it has layers that care for how pictures lie in memory."""
+        """Whether it has layers that care for how images lie in memory."""
         return any(isinstance(leaf, Conv2d) for leaf in self.make().leaves())
 
     def model(self, dropout: bool = True) -> Sequential:
@@ -138,7 +138,7 @@ NETS = {
 }
 
 
-def pictures(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def images(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return noise as uint8 images of shape (count, 32, 32, 3), and labels; a larger count only adds to them."""
     rng = np.random.Generator(np.random.PCG64(0))
     labels = np.arange(count) % classes

@@ -34,7 +34,7 @@ PASSES = {"forward": "Forward", "backward_input": "Backward, input", "backward_w
 def _kernel_figure(records: Sequence[Mapping[str, Any]], peak: float | None) -> Any:
     labels = list(dict.fromkeys(r["layer"] for r in records))
     title = "How fast the layers of six nets are computed"
-    figure = style.headed_figure(12, 1.2 + 0.24 * len(labels), title, "effective GFLOP/s; further right is faster")
+    figure = style.headed_figure(10, 1.4 + 0.24 * len(labels), title, "effective GFLOP/s; further right is faster")
     all_axes = figure.subplots(1, 3, sharex=True, sharey=True)
     for axes, (which, name) in zip(all_axes, PASSES.items(), strict=True):
         for kind, (marker, colour, text) in MARKS.items():
@@ -50,12 +50,12 @@ def _kernel_figure(records: Sequence[Mapping[str, Any]], peak: float | None) -> 
         axes.grid(axis="both")
         axes.set_xlabel("GFLOP/s")
         axes.set_xlim(left=0)
-    all_axes[0].set_yticks(range(len(labels)), labels, color=style.INK, fontsize=8)
+    all_axes[0].set_yticks(range(len(labels)), labels, color=style.INK, fontsize=9)
     all_axes[0].set_ylim(len(labels) - 0.4, -0.6)
     handles = {
         text: handle for axes in all_axes for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -71,7 +71,7 @@ def _memory_figure(
     names = list(dict.fromkeys(r["pass"] for r in records))
     title = "What passes over memory reach of the memory's speed"
     subtitle = "GB/s that a pass reads and writes; further right is faster"
-    figure = style.headed_figure(12, 1.2 + 0.26 * len(names), title, subtitle)
+    figure = style.headed_figure(10, 1.2 + 0.24 * len(names), title, subtitle)
     all_axes = figure.subplots(1, len(titles), sharey=True)
     for axes, (size, text) in zip(all_axes, titles.items(), strict=True):
         for side, marker, colour, label in (
@@ -95,7 +95,7 @@ def _memory_figure(
     all_axes[0].set_yticks(range(len(names)), names, color=style.INK, fontsize=9)
     all_axes[0].set_ylim(len(names) - 0.4, -0.6)
     handles, texts = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles, texts, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -121,14 +121,16 @@ PARTS = {
 @style.in_house_style
 def _scaling_figure(records: Sequence[Mapping[str, Any]]) -> Any:
     *sweeps, threads = records
-    figure = style.headed_figure(12, 7.0, "How the time of a training step grows", "a stack of 3×3 convolutions, Adam")
+    figure = style.headed_figure(
+        10.5, 6.6, "How the time of a training step grows", "a stack of 3×3 convolutions, Adam"
+    )
     panels = figure.subplots(2, 3).ravel()
     for axes, sweep in zip(panels, sweeps, strict=False):
         _power_law(axes, sweep)
     _speed_up(panels[4], threads)
     _shares(panels[5], sweeps[0])
     handles, texts = panels[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(handles, texts, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -137,9 +139,9 @@ def _power_law(axes: Any, sweep: Mapping[str, Any]) -> None:
         times = [t[part] for t in sweep["milliseconds"]]
         axes.loglog(sweep["values"], times, color=colour, marker=marker, linestyle=dashes, label=label)
     names = {"width": "width (channels)", "depth": "depth (convolutions)", "image size": "image size (pixels a side)"}
-    axes.set_title(sweep["what"].capitalize())
-    slopes = f"slope {sweep['slope']:.2f}\nlast two {sweep['last_slope']:.2f}\narithmetic {sweep['expected']}"
-    axes.annotate(slopes, (0, 1), (6, -6), "axes fraction", "offset points", va="top", fontsize=9)
+    axes.set_title(sweep["what"].capitalize(), pad=20)
+    slopes = f"slope {sweep['slope']:.2f}, last two {sweep['last_slope']:.2f}; arithmetic {sweep['expected']}"
+    axes.annotate(slopes, (0, 1), (0, 6), "axes fraction", "offset points", va="bottom", fontsize=9, color=style.MUTED)
     axes.set_xlabel(names.get(sweep["what"], sweep["what"]))
     axes.set_ylabel("ms/step")
     axes.minorticks_off()
@@ -155,7 +157,7 @@ def _speed_up(axes: Any, threads: Mapping[str, Any]) -> None:
         "proportional", (counts[-1], counts[-1]), (-4, 6), textcoords="offset points", ha="right", va="bottom"
     )
     axes.plot(counts, [times[0] / time for time in times], color=style.INK, marker="o")
-    axes.set_title(f"{times[0] / times[-1]:.2f} times faster with {counts[-1]} threads")
+    axes.set_title(f"{times[0] / times[-1]:.2f} times faster with {counts[-1]} thread{'s' * (counts[-1] > 1)}", pad=20)
     axes.set(xlabel="threads", ylabel="times faster than one thread", ylim=(0, 1.15 * counts[-1]), xticks=counts)
     axes.grid()
 
@@ -166,7 +168,7 @@ def _shares(axes: Any, sweep: Mapping[str, Any]) -> None:
         shares = [100 * t[part] / t["step"] for t in sweep["milliseconds"]]
         axes.bar(labels, shares, 0.75, bottom=base, color=PARTS[part][0], edgecolor="white")
         base = [b + s for b, s in zip(base, shares, strict=True)]
-    axes.set_title("Where a step's time goes")
+    axes.set_title("Where a step's time goes", pad=20)
     axes.set(xlabel=sweep["what"], ylabel="share of the step (%)", ylim=(0, 100))
 
 

@@ -2,12 +2,10 @@
 
     python benchmarks/profile_step.py [--nets cnn,resnet18] [--steps N] [--threads N] [--json FILE] [--write-docs]
 
-The Solver trains as it does for `train_step.py`; each call of a kernel is timed on the way. Kernels that the thread
-called which prepares the next batch are marked: they cost the step nothing as long as a core is free for them.
+The Solver trains as it does for `train_step.py`; each call of a kernel is timed on the way.
 """
 
 import sys
-import threading
 import time
 from collections import defaultdict
 from typing import Any
@@ -22,7 +20,6 @@ import nnkit
 from nnkit._ext import kernels
 
 WARM_UP = 3  # steps that do not count
-AHEAD = " (ahead)"
 GROUPS = {  # a kernel belongs to the first group that has the beginning of its name
     "convolution": "conv2d",
     "matrix products": "gemm",
@@ -40,7 +37,6 @@ class TimedKernels:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.calls: dict[str, int] = defaultdict(int)
-        self.main = threading.get_ident()
 
     def __getattr__(self, name: str) -> Any:
         kernel = getattr(kernels, name)
@@ -50,9 +46,8 @@ class TimedKernels:
         def timed(*args: Any, **options: Any) -> Any:
             start = time.perf_counter()
             result = kernel(*args, **options)
-            label = name if threading.get_ident() == self.main else f"{name}{AHEAD}"
-            self.seconds[label] += time.perf_counter() - start
-            self.calls[label] += 1
+            self.seconds[name] += time.perf_counter() - start
+            self.calls[name] += 1
             return result
 
         setattr(self, name, timed)
@@ -107,17 +102,16 @@ def profile(key: str, steps: int, batch: int) -> dict[str, Any]:
         "step": step,
         "kernels": dict(sorted(parts.items(), key=lambda item: -item[1])),
         "calls": {name: count / steps for name, count in timed.calls.items()},
-        "between": step - sum(ms for name, ms in parts.items() if not name.endswith(AHEAD)),
+        "between": step - sum(parts.values()),
     }
 
 
 def by_group(record: dict[str, Any]) -> dict[str, float]:
-    """Return the milliseconds of each group of kernels, those of the preparing thread left out."""
+    """Return the milliseconds of each group of kernels, and of what is in between."""
     found = dict.fromkeys(GROUPS, 0.0) | {"other kernels": 0.0, "Python and NumPy": record["between"]}
     for name, ms in record["kernels"].items():
-        if not name.endswith(AHEAD):
-            fitting = (group for group, beginnings in GROUPS.items() if name.startswith(beginnings))
-            found[next(fitting, "other kernels")] += ms
+        fitting = (group for group, beginnings in GROUPS.items() if name.startswith(beginnings))
+        found[next(fitting, "other kernels")] += ms
     return found
 
 
@@ -132,8 +126,7 @@ def lines_of(records: list[dict[str, Any]], conditions: str) -> list[str]:
     lines += ["| net | kernel | calls/step | ms/step | share |", "|---|---|--:|--:|--:|"]
     for r in records:
         for name, ms in r["kernels"].items():
-            share = "" if name.endswith(AHEAD) else f"{ms / r['step']:.1%}"
-            lines.append(f"| {r['title']} | `{name}` | {r['calls'][name]:.3g} | {ms:.3g} | {share} |")
+            lines.append(f"| {r['title']} | `{name}` | {r['calls'][name]:.3g} | {ms:.3g} | {ms / r['step']:.1%} |")
     return [*lines, "", "</details>"]
 
 
@@ -161,7 +154,8 @@ def main() -> None:
     lines = lines_of(records, reporting.conditions(options, idle))
     figures = {"idle": idle, "threads": options.threads, "records": records}
     shares = {r["title"]: by_group(r) for r in records}
-    reporting.finish("profile_step", options, lines, figures, lambda path: panels.profile_chart(path, shares))
+    alt = "Bars: shares of a training step by kind of kernel, net by net"
+    reporting.finish("profile_step", options, lines, figures, lambda path: panels.profile_chart(path, shares), alt)
 
 
 if __name__ == "__main__":

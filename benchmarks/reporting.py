@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import charts
 import machine
@@ -16,6 +16,8 @@ from workers import WorkerError
 
 import nnkit
 from nnkit._ext import kernels
+
+Found = TypeVar("Found")
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -46,10 +48,8 @@ def has_torch() -> bool:
     return find_spec("torch") is not None
 
 
-def measure_when_idle(
-    measure: Callable[[], list[dict[str, Any]]], options: argparse.Namespace
-) -> tuple[list[dict[str, Any]], bool]:
-    """Return the records, and whether the machine was idle before and after; leave where it is not, unless forced."""
+def measure_when_idle(measure: Callable[[], Found], options: argparse.Namespace) -> tuple[Found, bool]:
+    """Return what is found, and whether the machine was idle before and after; leave where it is not, unless forced."""
     if options.quick:
         return measure(), True  # whether it is idle does not matter
     before = idle(options.force)
@@ -83,15 +83,17 @@ def finish(
     lines: Sequence[str],
     figures: dict[str, Any],
     draw: Callable[[Path], object],
+    alt: str,
 ) -> None:
-    """Print the table and put it, the picture and the figures where the options say."""
+    """Print the table and put it, the picture and the figures where the options say; `alt` tells what is drawn."""
     print("\n".join(lines))
     if options.json:
         options.json.write_text(json.dumps({"machine": machine.description(), **figures}, indent=1) + "\n")
+    if options.figure:
+        draw(options.figure)
     if options.write_docs:
-        charts.write_section(name, lines)
-    if options.figure or options.write_docs:
-        draw(options.figure or charts.IMAGES / f"{name}.png")
+        draw(charts.IMAGES / f"{name}.png")
+        charts.write_section(name, lines, alt)
 
 
 def progress(text: str) -> None:

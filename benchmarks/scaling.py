@@ -135,7 +135,8 @@ def main() -> None:
     records, idle = reporting.measure_when_idle(lambda: measure(base, sweeps, options.threads, budget), options)
     lines = lines_of(records, base, reporting.conditions(options, idle))
     figures = {"idle": idle, "threads": options.threads, "base": base, "records": records}
-    reporting.finish("scaling", options, lines, figures, lambda path: panels.scaling_chart(path, records))
+    alt = "Lines: milliseconds of a training step against batch size, width, depth, image size and threads"
+    reporting.finish("scaling", options, lines, figures, lambda path: panels.scaling_chart(path, records), alt)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class PacedSolver(nnkit.Solver):
 
 
 def solver(net: nets.Net, kind: type[nnkit.Solver], count: int, batch: int, dropout: bool, **options: Any) -> Any:
-    data = nnkit.Dataset(*nets.pictures(count, net.classes))
+    data = nnkit.Dataset(*nets.images(count, net.classes))
     options |= {"batch_size": batch, "normalize": (nets.MEAN, nets.STD), "validation": None, "progress": False}
     return kind(net.model(dropout), data, net.nnkit_optimizer(), **options)
 
@@ -52,7 +52,7 @@ def main() -> None:
             training.train()
         else:
             model = net.model()
-            data = nnkit.Dataset(*nets.pictures(job["batch"], net.classes))
+            data = nnkit.Dataset(*nets.images(job["batch"], net.classes))
             x, _ = next(nnkit.data.batches(data, job["batch"], normalize=(nets.MEAN, nets.STD)))
             x = x if net.images else np.ascontiguousarray(x)  # planes where no layer cares, as PyTorch's side has them
             scores = model.predict_scores(x[:1])[0].tolist()

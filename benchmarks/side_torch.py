@@ -1,7 +1,7 @@
 """PyTorch's side of a comparison: a process that trains or predicts at the pace that `workers.Worker` sets.
 
-A variant is a set of words: "fused" (optimizer), "inplace" (ReLU), "channels_last", "compile", "jit" and "one_thread" (prediction only).
-Without any, PyTorch is used as its tutorials do.
+A variant is a set of words: "fused" (optimizer), "inplace" (ReLU), "channels_last", "compile", and for prediction "jit"
+and "one_thread". Without any, PyTorch is used as its tutorials do.
 """
 
 import json
@@ -17,18 +17,18 @@ from workers import Pace
 
 
 class Training:
-    """Steps of training, each from choosing pictures to updating the weights, the fastest way that PyTorch has.
+    """Steps of training, each from choosing images to updating the weights, the fastest way that PyTorch has.
 
-    The pictures lie in memory as bytes, in the order that the network wants, and a second time mirrored: choosing a
-    mirrored picture is then as quick as choosing any, while mirroring in the step would cost PyTorch several times as
+    The images lie in memory as bytes, in the order that the network wants, and a second time mirrored: choosing a
+    mirrored image is then as quick as choosing any, while mirroring in the step would cost PyTorch several times as
     much as all else that is done to a batch.
     """
 
     def __init__(self, net: nets.Net, variant: Set[str], count: int, batch: int, random: bool = True) -> None:
         torch.manual_seed(0)
-        images, labels = nets.pictures(count, net.classes)
+        images, labels = nets.images(count, net.classes)
         pixels, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
-        # As large as a picture: PyTorch is slow where three numbers meet the last axis.
+        # As large as an image: PyTorch is slow where three numbers meet the last axis.
         self.mean = (255 * torch.tensor(nets.MEAN)).expand(1, nets.SIDE, nets.SIDE, 3).contiguous()
         self.scale = (1 / (255 * torch.tensor(nets.STD))).expand(1, nets.SIDE, nets.SIDE, 3).contiguous()
         if random:
@@ -57,9 +57,9 @@ class Training:
         self.optimizer.step()
         return loss
 
-    def _loss_of(self, pictures: Tensor, rows: Tensor) -> Tensor:
+    def _loss_of(self, images: Tensor, rows: Tensor) -> Tensor:
         """Compute a batch's loss; where PyTorch compiles, it may fuse all of this."""
-        x = self.pixels.index_select(0, pictures).float().sub_(self.mean).mul_(self.scale)
+        x = self.pixels.index_select(0, images).float().sub_(self.mean).mul_(self.scale)
         if self.channels_last:
             x = x.permute(0, 3, 1, 2)
         return functional.cross_entropy(self.module(x), self.labels.index_select(0, rows))
@@ -76,7 +76,7 @@ def predict(net: nets.Net, variant: Set[str], batch: int, pace: Pace) -> None:
     """Predict the labels of one batch again and again."""
     if "one_thread" in variant:
         torch.set_num_threads(1)
-    images, _ = nets.pictures(batch, net.classes)
+    images, _ = nets.images(batch, net.classes)
     x = (torch.from_numpy(images).float() / 255 - torch.tensor(nets.MEAN)) / torch.tensor(nets.STD)
     x = x.permute(0, 3, 1, 2)  # this is channels-last
     x = x if "channels_last" in variant else x.contiguous()

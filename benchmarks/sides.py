@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from workers import Worker
+from workers import TUNED_ALLOCATOR, Worker
 
 SETTLE = 0.02  # seconds in which the other side's spinning threads go to sleep
 SAMPLE = 2e-4  # seconds that one measurement lasts at least: many times what reading the clock costs
@@ -22,7 +22,7 @@ class Side(Worker):
     """A process that answers the questions put to one side; PyTorch's always has the tuned allocator."""
 
     def __init__(self, script: str, side: str, threads: int) -> None:
-        super().__init__(script, {"side": side}, threads, tuned=side == "torch")
+        super().__init__(script, {"side": side}, threads, TUNED_ALLOCATOR if side == "torch" else None)
 
     def ask(self, **question: Any) -> Any:
         assert self._process.stdin is not None
@@ -47,7 +47,7 @@ def serve(answer: Callable[..., dict[str, Any]]) -> None:
 
 
 def seconds_per_call(call: Callable[[], Any], budget: float, threads: int) -> float:
-    """Time a call again and again for `budget` seconds, twice at least, and return the lower quartile.
+    """Time a call again and again for `budget` seconds, once at least, and return the lower quartile.
 
     A disturbed measurement is a long one. One thread is timed in CPU time, which other processes disturb least; several
     on the wall clock. Calls that are short for a clock are timed in groups.
@@ -60,7 +60,7 @@ def seconds_per_call(call: Callable[[], Any], budget: float, threads: int) -> fl
     group = max(1, round(SAMPLE / max(first, 1e-7)))
     times = [first] if group == 1 else []
     end = time.perf_counter() + budget
-    while len(times) < 2 or time.perf_counter() < end:
+    while not times or time.perf_counter() < end:
         start = clock()
         for _ in range(group):
             call()

@@ -6,7 +6,7 @@
     python benchmarks/train_step.py --repeats 3 --json results.json --write-docs
 
 Each side works in a process of its own, on the same net with the same first weights, batches of the same size and the
-same optimizer; that the losses of the first steps agree is checked. A step is everything: choosing pictures that lie in
+same optimizer; that the losses of the first steps agree is checked. A step is everything: choosing images that lie in
 memory as bytes, mirroring half of them, normalising, forward, loss, dropout, backward, update. nnkit's is the Solver's
 own loop. PyTorch is measured three times: as shipped; in the fastest of the settings {fused optimizer and in-place
 ReLU, channels_last, torch.compile}; and in the fastest with a tuned allocator. The ratio counts against the best of all
@@ -25,7 +25,7 @@ from typing import Any
 import charts
 import machine
 import nets
-from workers import Worker, WorkerError
+from workers import TUNED_ALLOCATOR, Worker, WorkerError
 
 COMPILE_LIMIT = 240.0  # seconds
 NEAR = 1.15  # settings within so much of the fastest are tried with the tuned allocator, too
@@ -61,9 +61,9 @@ class Contest:
         key = side, variant, tuned
         if key not in self.workers:
             job: dict[str, Any] = {"task": self.task, "net": self.key, "variant": variant, "batch": self.batch}
-            job["count"] = max(self.options.pictures // self.batch, 1) * self.batch
+            job["count"] = max(self.options.images // self.batch, 1) * self.batch
             job["check"] = 0 if tuned or variant else min(self.batch, 128)
-            self.workers[key] = Worker(f"side_{side}.py", job, self.options.threads, tuned)
+            self.workers[key] = Worker(f"side_{side}.py", job, self.options.threads, TUNED_ALLOCATOR if tuned else None)
         return self.workers[key]
 
     def run(self) -> Result:
@@ -311,7 +311,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=machine.description()["cores"], help="default: one a core")
     parser.add_argument("--turns", type=int, help="how often each side works; default 5, with --quick 2")
     parser.add_argument("--turn-seconds", type=float, help="length of a turn; default 0.5, with --quick 0.3")
-    parser.add_argument("--pictures", type=int, default=nets.COUNT, help="size of the data set; default %(default)s")
+    parser.add_argument("--images", type=int, default=nets.COUNT, help="size of the data set; default %(default)s")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a file")
     parser.add_argument("--markdown", action="store_true", help="print below the table what settings have won, too")
@@ -322,8 +322,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in options.nets:
         if name not in nets.NETS:
             parser.error(f"--nets: expected some of {', '.join(nets.NETS)}, got {name!r}")
-    if min(options.repeats, options.threads, options.pictures, options.turns or 1) < 1:
-        parser.error("--repeats, --threads, --turns and --pictures must be at least 1")
+    if min(options.repeats, options.threads, options.images, options.turns or 1) < 1:
+        parser.error("--repeats, --threads, --turns and --images must be at least 1")
     options.turns = options.turns or (2 if options.quick else 5)
     options.turn_seconds = options.turn_seconds or (0.3 if options.quick else 0.5)
     options.compile = options.compile and not options.quick
@@ -349,10 +349,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = medians_of_runs(results, list(dict.fromkeys((r["net"], r["batch"]) for r in results)))
     lines = [*table(shown), "", *legend(shown)]
     print("\n".join(["", *(lines if options.markdown else table(shown)), ""]))
+    if options.figure:
+        charts.step_chart(options.figure, shown)
     if options.write_docs:
-        charts.write_section(section, lines)
-    if options.figure or options.write_docs:
-        charts.step_chart(options.figure or charts.IMAGES / f"{section}.png", shown)
+        what = "prediction" if options.inference else "training step"
+        charts.step_chart(charts.IMAGES / f"{section}.png", shown)
+        charts.write_section(section, lines, f"Bars: milliseconds of a {what}, nnkit and three ways of running PyTorch")
     for r in shown if options.repeats > 1 else ():
         ratios = [
             f"{other['ratio']:.2f}×" for other in results if (other["net"], other["batch"]) == (r["net"], r["batch"])

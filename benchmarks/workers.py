@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ TUNED_ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
+# And here it gives everything of 64 KiB and more back to the system at once.
+THRIFTY_ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 16),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 16),
+    "MALLOC_TOP_PAD_": "0",
+}
+
+
+def shipped_environment() -> dict[str, str]:
+    """Return the environment without what would tune a library."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(TUNING)}
 
 
 class WorkerError(Exception):
@@ -50,14 +63,15 @@ class Worker:
     job : dict
         What it is to do; fit for JSON.
     threads : int
-    tuned : bool
-        Whether it gets the environment of the tuned allocator.
+    settings : mapping of str to str, optional
+        Environment variables that it gets, such as `TUNED_ALLOCATOR`.
     """
 
-    def __init__(self, script: str, job: dict[str, Any], threads: int, tuned: bool = False) -> None:
+    def __init__(
+        self, script: str, job: dict[str, Any], threads: int, settings: Mapping[str, str] | None = None
+    ) -> None:
         self.name = " ".join([script.removesuffix(".py"), *map(str, job.values())])
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(TUNING)}
-        environment |= {"OMP_NUM_THREADS": str(threads)} | (TUNED_ALLOCATOR if tuned else {})
+        environment = {**shipped_environment(), "OMP_NUM_THREADS": str(threads), **(settings or {})}
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it is open as long as the process runs
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name(script)), json.dumps(job)],
@@ -119,9 +133,8 @@ class Pace:
     def ready(self, **message: Any) -> None:
         """Tell that all is set up, and wait for the first turn."""
         gc.collect()
-        Path("/proc/self/clear_refs").write_text(
-            "5"
-        )  # the peak of memory is that of the steps, not of the preparations
+        # The peak of memory is that of the steps, not of the preparations.
+        Path("/proc/self/clear_refs").write_text("5")
         self._answer(message)
         self._await_turn()
 

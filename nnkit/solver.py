@@ -22,7 +22,7 @@ from nnkit.data.batching import checked_normalization
 from nnkit.errors import DataError, DivergenceError, UsageError, whole_number
 from nnkit.files import remove_partial_files
 from nnkit.history import EpochSums, History
-from nnkit.layers import CrossEntropyLoss
+from nnkit.layers import CrossEntropyLoss, Flatten
 from nnkit.models import Model
 from nnkit.optim import (
     Adam,
@@ -103,7 +103,7 @@ class Solver:
     normalize : (mean, std)
         One number for each channel.
     best_weights : dict of str to ndarray
-        The model's state at the end of the best epoch so far.
+        The model's state at the end of the best epoch so far; a better epoch writes into the same arrays.
 
     Raises
     ------
@@ -290,8 +290,9 @@ class Solver:
             yield x, y, None if weights is None else weights[index * size : index * size + len(y)]
 
     def _batches(self, dataset: Dataset, **options: Any) -> Any:
-        dtype = self.model.flat_params.dtype
-        return batches(dataset, self.batch_size, normalize=self.normalize, dtype=dtype, **options)
+        options |= {"dtype": self.model.flat_params.dtype, "normalize": self.normalize}
+        flattened = isinstance(self.model.leaves()[0], Flatten)
+        return batches(dataset, self.batch_size, channels_last=not flattened, **options)
 
     def _end_epoch(self) -> None:
         """Validate, write the epoch into the history, and remember the weights if they are the best so far."""
@@ -317,7 +318,8 @@ class Solver:
                 images_per_second=sums.images / sums.seconds,
             )
             if self.history.best_epoch == self.epoch:
-                self.best_weights = self.model.state_dict()
+                for name, array in (self.model.named_parameters() | self.model.named_buffers()).items():
+                    self.best_weights[name][...] = array
                 self._best_is_saved = False
         self.schedule.update(self.history.train_loss[-1] if val_loss is None else val_loss)
         self.sums = EpochSums()

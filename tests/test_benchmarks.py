@@ -31,7 +31,7 @@ def run(script, folder, *options):
 
 
 def test_training_steps_are_compared(tmp_path):
-    short = ["--quick", "--force", "--turns", "1", "--turn-seconds", "0.02", "--pictures", "256", "--markdown"]
+    short = ["--quick", "--force", "--turns", "1", "--turn-seconds", "0.02", "--images", "256", "--markdown"]
     found, text = run("train_step.py", tmp_path, *short)
     (result,) = found["results"]
     best = min(result[column]["ms"] for column in ("shipped", "best", "tuned"))
@@ -41,11 +41,11 @@ def test_training_steps_are_compared(tmp_path):
 
 
 def test_footprints_are_compared(tmp_path):
-    found, text = run("footprint.py", tmp_path, "--repeats", "1", "--no-sizes")
+    found, text = run("footprint.py", tmp_path, "--quick")
     ours, *theirs = found["peaks"]["mlp3"]
-    assert ours < min(theirs)
+    assert found["libraries_bytes"]["nnkit"] < ours < min(theirs)
     assert found["import_seconds"]["nnkit"] < found["import_seconds"]["torch"]
-    assert "peak memory" in text
+    assert "nnkit's peak is below PyTorch's least on every net." in text
 
 
 def test_an_unknown_net_is_named():

@@ -1,7 +1,9 @@
 """The benchmarks of single operations run and write what they promise; what they measure here means nothing."""
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+PAGE = FOLDER.parent / "docs" / "performance.md"
 PNG = b"\x89PNG"
 SIDES = {"nnkit", "torch"} if find_spec("torch") else {"nnkit"}
 
@@ -83,11 +86,27 @@ def test_neighbours_are_measured(tmp_path):
     (record,) = found["records"]
     assert record["neighbours"] == [0, 1]
     assert record["milliseconds"].keys() == SIDES
+    for products in found["products_us"].values():
+        assert products.keys() == {"numpy", "nnkit"}
+        assert all(figures.keys() == {"alone", "after"} for figures in products.values())
 
 
-def test_every_section_and_figure_has_its_place():
-    text = (FOLDER.parent / "docs" / "performance.md").read_text()
+def test_every_section_has_its_place_and_links_its_figure():
+    text = PAGE.read_text()
     pictured = ("train_step", "inference", "footprint", "kernels", "memory_ops", "scaling", "profile_step", "neighbour")
     for name in (*pictured, "winograd_accuracy"):
         assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1
-        assert (f"(images/{name}.png)" in text) == (name in pictured)
+    drawn = {name for name in pictured if (PAGE.parent / "images" / f"{name}.png").exists()}
+    assert set(re.findall(r"\]\(images/(\w+)\.png\)", text)) == drawn
+
+
+def test_a_section_gets_its_table_and_the_link_to_its_figure(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    charts = importlib.import_module("charts")
+    monkeypatch.setattr(charts, "PAGE", tmp_path / "page.md")
+    charts.PAGE.write_text("before\n<!-- kernels -->\nold\n<!-- /kernels -->\nafter\n")
+    charts.write_section("kernels", ["| new |"], "Dots")
+    section = "<!-- kernels -->\n![Dots](images/kernels.png)\n\n| new |\n<!-- /kernels -->"
+    assert charts.PAGE.read_text() == f"before\n{section}\nafter\n"
+    with pytest.raises(SystemExit, match="scaling"):
+        charts.write_section("scaling", ["| new |"], "Lines")

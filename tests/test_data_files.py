@@ -1,4 +1,4 @@
-"""Files from outside: CIFAR's pickles and archives, IDX files, pictures; honest ones and hostile ones."""
+"""Files from outside: CIFAR's pickles and archives, IDX files, images; honest ones and hostile ones."""
 
 import contextlib
 import dataclasses
@@ -359,7 +359,7 @@ def test_idx_files_whose_compression_is_damaged(tmp_path, content):
         data.load("mnist", tmp_path, verify=False)
 
 
-# Pictures
+# Images
 
 
 def png(path, mode, pixel, size=(5, 4), **options):
@@ -380,11 +380,11 @@ def png(path, mode, pixel, size=(5, 4), **options):
         ("LA", (50, 255), (50, 50, 50)),
     ],
 )
-def test_every_kind_of_picture_becomes_rgb(tmp_path, mode, pixel, rgb):
-    picture = data.open_image(png(tmp_path / "x.png", mode, pixel))
-    assert picture.shape == (4, 5, 3)
-    assert picture.dtype == np.uint8
-    assert np.all(picture == rgb)
+def test_every_kind_of_image_becomes_rgb(tmp_path, mode, pixel, rgb):
+    image = data.open_image(png(tmp_path / "x.png", mode, pixel))
+    assert image.shape == (4, 5, 3)
+    assert image.dtype == np.uint8
+    assert np.all(image == rgb)
 
 
 def test_palettes_and_cmyk(tmp_path):
@@ -398,11 +398,11 @@ def test_palettes_and_cmyk(tmp_path):
 
 
 def test_the_cameras_orientation_is_applied(tmp_path):
-    picture = Image.new("RGB", (8, 4), "black")
-    picture.paste("white", (0, 0, 4, 4))
+    image = Image.new("RGB", (8, 4), "black")
+    image.paste("white", (0, 0, 4, 4))
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: to be shown rotated by 90° clockwise
-    picture.save(tmp_path / "turned.png", exif=exif)
+    image.save(tmp_path / "turned.png", exif=exif)
     shown = data.open_image(tmp_path / "turned.png")
     assert shown.shape == (8, 4, 3)
     assert np.all(shown[:4] == 255)
@@ -417,7 +417,7 @@ def test_any_size_is_scaled(tmp_path, size):
 
 
 def empty_png(width, height):
-    """A picture that is all promise: a header, and no pixels worth mentioning."""
+    """An image that is all promise: a header, and no pixels worth mentioning."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -427,7 +427,7 @@ def empty_png(width, height):
 
 
 @pytest.mark.parametrize("side", [8_001, 12_000, 20_000, 2**31 - 1])
-def test_pictures_too_large_are_refused_before_they_are_decoded(tmp_path, side):
+def test_images_too_large_are_refused_before_they_are_decoded(tmp_path, side):
     path = tmp_path / "huge.png"
     path.write_bytes(empty_png(side, side))
     with warnings.catch_warnings(record=True) as seen:
@@ -441,13 +441,13 @@ def test_pictures_too_large_are_refused_before_they_are_decoded(tmp_path, side):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("text.png", b"I am no picture at all", "no picture, expected PNG"),
-        ("empty.png", b"", "no picture"),
+        ("text.png", b"I am no image at all", "no image, expected PNG"),
+        ("empty.png", b"", "no image"),
         ("short.png", empty_png(32, 32), "cannot read"),
-        ("drawing.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no picture"),
+        ("drawing.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no image"),
     ],
 )
-def test_files_that_are_no_pictures(tmp_path, name, content, message):
+def test_files_that_are_no_images(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
         data.open_image(tmp_path / name)
@@ -466,7 +466,7 @@ def test_truncated_absent_and_folders(tmp_path, rng):
         data.open_image(tmp_path)
 
 
-# Folders of pictures
+# Folders of images
 
 
 def fill(folder, counts, size=(9, 7)):
@@ -495,7 +495,7 @@ def test_folder_is_split_otherwise(tmp_path):
     assert train.class_counts().tolist() == [8, 16]
     assert test.class_counts().tolist() == [2, 4]
     seen = {tuple(image[0, 0]) for part in (train, test) for image in part.images}
-    assert len(seen) == 30  # every picture is in exactly one part
+    assert len(seen) == 30  # every image is in exactly one part
     other = data.load("folder", tmp_path, train=False, seed=1)
     assert not np.array_equal(other.images, test.images)
 
@@ -514,9 +514,9 @@ def test_folders_that_are_wrong(tmp_path):
     with pytest.raises(DataError, match="has 1 sub-folder, expected"):
         data.load("folder", tmp_path)
     fill(tmp_path, {"bee": 0})
-    with pytest.raises(DataError, match=r"bee' has no pictures"):
+    with pytest.raises(DataError, match=r"bee' has no images"):
         data.load("folder", tmp_path)
-    (tmp_path / "bee" / "bad.png").write_text("no picture")
+    (tmp_path / "bee" / "bad.png").write_text("no image")
     with pytest.raises(DataError, match=r"bad.png"):
         data.load_splits("folder", tmp_path)
     with pytest.raises(UsageError, match="image_size"):

@@ -40,8 +40,8 @@ def test_default_sizes_and_balance():
 
 def test_everything_varies():
     images = data.make_shapes(500).images.astype(float)
-    assert images.std(axis=0).min() > 40  # every pixel, from picture to picture
-    assert images.std(axis=(1, 2)).min() > 3  # and within every picture: nothing is blank
+    assert images.std(axis=0).min() > 40  # every pixel, from image to image
+    assert images.std(axis=(1, 2)).min() > 3  # and within every image: nothing is blank
 
 
 @pytest.mark.parametrize("name", OUTLINES)

@@ -59,7 +59,7 @@ WINDOWS = [
     (2, 40, 40, 5, 33, (3, 3), (5, 4), (0, 0)),
     (1, 64, 64, 9, 16, (3, 3), (1, 1), (1, 1)),
     (0, 4, 4, 3, 4, (3, 3), (1, 1), (1, 1)),
-    (9, 34, 35, 3, 24, (2, 2), (1, 1), (0, 0)),  # pictures: two bands each, more than there are parts
+    (9, 34, 35, 3, 24, (2, 2), (1, 1), (0, 0)),  # a first layer: two bands each, more than there are parts
     (2, 23, 28, 3, 72, (12, 14), (9, 7), (2, 0)),  # weights beyond the L1 cache
     (1, 2, 1100, 1, 65, (3, 2), (1, 1), (1, 1)),  # rows longer than a band
     (1, 4, 4, 24, 70, (3, 3), (1, 1), (1, 1)),  # fewer pixels than output channels, from here on
@@ -67,6 +67,7 @@ WINDOWS = [
     (2, 5, 3, 17, 100, (3, 3), (2, 2), (1, 1)),
     (1, 2, 2, 520, 16, (3, 3), (1, 1), (1, 1)),  # long sums
     (2, 1, 1, 40, 33, (1, 1), (1, 1), (0, 0)),
+    (1, 2, 2, 0, 8, (3, 3), (1, 1), (1, 1)),  # sums of nothing
 ]
 
 
@@ -277,7 +278,7 @@ def test_winograd_applies_to_3x3_kernels_with_stride_1(kernels):
             assert kernels.conv2d_algorithm(name, x, three, (2, 1), (1, 1), np.float32, asked) == "direct"
             assert kernels.conv2d_algorithm(name, x, (64, 64, 3, 5), (1, 1), (1, 1), np.float32, asked) == "direct"
         assert kernels.conv2d_algorithm(name, x, three, (1, 1), (1, 1), np.float32) == "winograd4"
-    # A picture's three channels, and a single small image, are not worth the transforms.
+    # An image's three channels, and a single small image, are not worth the transforms.
     assert kernels.conv2d_algorithm("forward", (64, 32, 32, 3), (32, 3, 3, 3), (1, 1), (1, 1), np.float32) == "direct"
     assert kernels.conv2d_algorithm("forward", (1, 2, 2, 64), three, (1, 1), (1, 1), np.float32) == "direct"
 
@@ -559,7 +560,7 @@ def results(kernels, rng):
     weight, bias = normal(rng, (40, 24, 3, 3), np.float32), normal(rng, 40, np.float32)
     rows, labels = x.reshape(-1, 24), rng.integers(0, 24, 20 * 16 * 16)
     column, options = rows[0], ((1, 1), (1, 1))
-    picture, filters = x[..., :3].copy(), weight[:, :3].copy()
+    image, filters = x[..., :3].copy(), weight[:, :3].copy()
     shifts = np.arange(600) % 7 - 3
     for name, arrays, outputs, *rest in [
         *[
@@ -572,8 +573,8 @@ def results(kernels, rng):
                 ("conv2d_backward_weight", [x, dout], [weight, bias]),
             ]
         ],
-        ("conv2d_forward", [picture, filters, bias], [dout], *options),
-        ("conv2d_backward_weight", [picture, dout], [filters, bias], *options),
+        ("conv2d_forward", [image, filters, bias], [dout], *options),
+        ("conv2d_backward_weight", [image, dout], [filters, bias], *options),
         ("batch_norm_statistics", [rows], [column, column]),
         *[
             ("batch_norm_backward", [rows, rows, *rows[:4]], [rows, column, column], activation)
@@ -582,7 +583,7 @@ def results(kernels, rng):
         ("gemm", [rows.T, rows], [np.empty((24, 24), np.float32)]),
         (
             "augment",
-            [picture, shifts % 20, shifts % 2, *[shifts] * 4, 5, bias[:3], bias[3:6]],
+            [image, shifts % 20, shifts % 2, *[shifts] * 4, 5, bias[:3], bias[3:6]],
             [np.empty((600, 16, 16, 3), np.float32)],
         ),
         ("column_sums", [x.reshape(20, -1)], [np.empty(16 * 16 * 24, np.float32)]),
@@ -635,9 +636,58 @@ def test_an_empty_batch_may_claim_images_of_any_size(kernels):
     kernels.conv2d_backward_weight(x, out, weight, bias, *options)
     assert not weight.any()
     assert not bias.any()
-    pictures, long, one = np.empty((0, 1, 2**61 - 1, 1), np.uint8), (0, 1, 2**61 - 1, 1), np.ones(1)
-    kernels.augment(pictures, [], [], None, None, None, None, 0, one, one, np.empty(long, np.float32))
+    images, long, one = np.empty((0, 1, 2**61 - 1, 1), np.uint8), (0, 1, 2**61 - 1, 1), np.ones(1)
+    kernels.augment(images, [], [], None, None, None, None, 0, one, one, np.empty(long, np.float32))
     kernels.transpose_images(np.empty((2**59, 0, 3), np.float32), np.empty((2**59, 3, 0), np.float32))
+
+
+NO_ELEMENTS = """
+import numpy as np
+from nnkit import _ext
+
+kernels, none = _ext.kernels, np.empty(0, np.float32)
+for shape in [(0, 2**30, 2**30, 1), (0, 1, 2**30, 3), (2**60, 1, 1, 0), (1, 2**30, 2**30, 0)]:
+    x, codes = np.empty(shape, np.float32), np.empty(shape, np.uint8)
+    filters = np.ones((shape[3], shape[3], 1, 1), np.float32)
+    options = (1, 1), (0, 0)
+    kernels.max_pool2d_forward(x, x, codes, (1, 1), *options)
+    kernels.max_pool2d_backward(x, codes, x, (1, 1), *options)
+    for algorithm in ("direct", "winograd2", "winograd4"):
+        for weight in (filters, np.ones((shape[3], shape[3], 3, 3), np.float32)):
+            padding = (weight.shape[2] // 2,) * 2
+            kernels.conv2d_forward(x, weight, None, x, (1, 1), padding, algorithm)
+            kernels.conv2d_backward_input(x, weight, x, (1, 1), padding, algorithm)
+            kernels.conv2d_backward_weight(x, x, weight, None, (1, 1), padding, algorithm)
+            assert not weight.any()
+# Of all padding an output is made, of which no input has a gradient.
+x, out = np.empty((1, 0, 2**30, 1), np.float32), np.empty((1, 1, 1, 1), np.float32)
+weight, options = np.ones((1, 1, 2, 1), np.float32), ((1, 2**19), (1, 0))
+out = np.empty((1, 1, 2**11, 1), np.float32)
+kernels.conv2d_forward(x, weight, np.ones(1, np.float32), out, *options)
+assert (out == 1).all()
+kernels.conv2d_backward_input(out, weight, x, *options)
+codes = np.empty(out.shape, np.uint8)
+kernels.max_pool2d_forward(x, out, codes, (2, 1), *options)
+assert (out == -np.inf).all()
+kernels.max_pool2d_backward(out, codes, x, (2, 1), *options)
+x = np.empty((2**60, 0), np.float32)
+kernels.column_sums(x, none)
+kernels.batch_norm_statistics(x, none, none)
+kernels.batch_norm_apply(x, none, none, none, none, x)
+kernels.batch_norm_backward(x, x, none, none, none, none, x, none, none)
+kernels.gemm(x, np.empty((0, 0), np.float32), x)
+kernels.gemm(x.T, np.empty((2**60, 0), np.float32), np.empty((0, 0), np.float32))
+"""
+
+
+@needs_compiled
+@pytest.mark.parametrize("name", COMPILED)
+def test_arrays_without_elements_take_no_time(name):
+    """They may claim any size along their other axes; in a process of its own, which can be stopped."""
+    environment = os.environ | {"NNKIT_KERNELS": name, "NNKIT_NUM_THREADS": "1"}
+    code = [sys.executable, "-c", NO_ELEMENTS]
+    answer = subprocess.run(code, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert answer.returncode == 0, answer.stderr
 
 
 @needs_compiled
@@ -839,6 +889,10 @@ class TestWrongArguments:
             kernels.max_pool2d_backward(out[..., :1].copy(), codes, x, *options)
         with pytest.raises((ValueError, TypeError)):
             kernels.max_pool2d_forward(x, out, codes.astype(np.int64), *options)
+        for wrong in (object(), codes.tolist(), 1.0):
+            expected = f"expected codes to be None or an array of uint8 or int32, got {type(wrong).__name__}"
+            with pytest.raises(TypeError, match=expected):
+                kernels.max_pool2d_forward(x, out, wrong, *options)
         with pytest.raises(ValueError, match="rectified"):
             kernels.max_pool2d_backward(out, codes, x, *options, out[..., :1].copy())
         large, one = np.ones((1, 40, 40, 1), np.float32), np.ones((1, 1, 1, 1), np.float32)

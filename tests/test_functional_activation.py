@@ -76,3 +76,15 @@ def test_bad_arguments():
         fn.relu_forward(np.array(["a"]))
     with pytest.raises(ValueError, match="relu: expected dout of the output's shape"):
         fn.relu_backward(np.ones(4), fn.relu_forward(np.ones(3))[1])
+
+
+def test_a_sum_in_the_place_of_its_first_term():
+    a, b = np.random.default_rng(0).standard_normal((2, 3, 4, 5, 6), np.float32)
+    total, _ = fn.add_forward(a, b)
+    out, _ = fn.add_forward(a, b, overwrite_a=True)
+    assert out is not total
+    assert np.shares_memory(out, a)
+    assert np.array_equal(out, total)
+    fixed = total.copy()
+    fixed.flags.writeable = False
+    assert not np.shares_memory(fn.add_forward(fixed, b, overwrite_a=True)[0], fixed)

@@ -418,3 +418,58 @@ def test_summary_says_how_layers_run():
     block = Residual(ReLU(), activation=ReLU())
     block.build((3,))
     assert "fused into the sum" in block.summary(kernels=True)
+
+
+class NotedKernels:
+    """The kernels, noting which convolutions run; each pass has an algorithm of its own name."""
+
+    def __init__(self):
+        self.kernels, self.ran = _ext.kernels, set()
+
+    def conv2d_algorithm(self, pass_name, *_):
+        return pass_name
+
+    def __getattr__(self, name):
+        kernel = getattr(self.kernels, name)
+        if not name.startswith("conv2d"):
+            return kernel
+
+        def noted(*arguments, **options):
+            shapes = (argument.shape for argument in arguments if isinstance(argument, np.ndarray))
+            self.ran |= {(shape, name.removeprefix("conv2d_")) for shape in shapes}
+            kernel(*arguments, **options)
+
+        return noted
+
+
+@pytest.mark.parametrize("frozen", [[], ["0"], ["0", "1.conv"], ["0", "1.shortcut"], ["0", "1.*"], ["*"]], ids=str)
+def test_summary_shows_the_passes_that_run(rng, monkeypatch, frozen):
+    block = Residual(Sequential({"conv": Conv2d(5, 3, padding=1)}), Conv2d(5, 1), ReLU())
+    model = Sequential(Conv2d(4, 3, padding=1), block, Conv2d(6, 3), Flatten())
+    model.build(SMALL)
+    if frozen:
+        model.freeze(*frozen)
+    noted = NotedKernels()
+    monkeypatch.setattr(_ext, "kernels", noted)
+    monkeypatch.setattr("nnkit.functional.conv.kernels", noted)
+    out = model.forward(rng.normal(size=(2, *SMALL)), training=True)
+    model.backward(out, input_gradient=False)
+    lines = {line.split()[0]: line for line in model.summary(kernels=True).splitlines() if "Conv2d" in line}
+    for leaf in model.leaves():
+        if isinstance(leaf, Conv2d):
+            shape = leaf.params["weight"].shape
+            passes = ("forward", "backward_input", "backward_weight")
+            ran = [name if (shape, name) in noted.ran else "–" for name in passes]
+            expected = "forward" if ran[1:] == ["–", "–"] else ", ".join(ran)
+            assert lines[leaf.name].endswith(f"  {expected}")
+
+
+@pytest.mark.parametrize("main", [Conv2d(2, 3, padding=1), Dropout(0.0)])
+def test_a_residual_leaves_the_gradient_from_above_alone(main, rng):
+    block = Residual(main)
+    block.build((2, 4, 4))
+    block.forward(rng.standard_normal((3, 2, 4, 4), np.float32), training=True)
+    dout = rng.standard_normal((3, 2, 4, 4), np.float32)
+    before = dout.copy()
+    block.backward(dout)
+    assert np.array_equal(dout, before)

@@ -127,7 +127,7 @@ typedef struct {
     KERNEL void FN(name)(const void *x, void *out, ptrdiff_t size) { FN(name##_of_one)(x, NULL, out, size); }
 
 ELEMENTWISE_OF_ONE(relu_forward, FN(activate)(NNKIT_RELU, a[i]), 0.1)
-ELEMENTWISE_OF_ONE(gelu_exact_forward, FN(activate)(NNKIT_GELU, a[i]), 0.15 * REAL_BYTES)
+ELEMENTWISE_OF_ONE(gelu_forward, FN(activate)(NNKIT_GELU, a[i]), 0.15 * REAL_BYTES)
 ELEMENTWISE_OF_ONE(gelu_tanh_forward, FN(activate)(NNKIT_GELU_TANH, a[i]), 0.15 * REAL_BYTES)
 ELEMENTWISE_OF_ONE(silu_forward, FN(activate)(NNKIT_SILU, a[i]), 0.15 * REAL_BYTES)
 ELEMENTWISE_OF_ONE(sigmoid_forward, FN(sigmoid)(a[i]), 0.15 * REAL_BYTES)
@@ -135,29 +135,14 @@ ELEMENTWISE_OF_ONE(tanh_forward, FN(tanh)(a[i]), 0.15 * REAL_BYTES)
 
 /* a is dout; b is the input for GELU and SiLU, the output for the others. */
 ELEMENTWISE(relu_backward, FN(activation_gradient)(NNKIT_RELU, a[i], b[i]), 0.1)
-ELEMENTWISE(gelu_exact_backward, FN(activation_gradient)(NNKIT_GELU, a[i], b[i]), 0.2 * REAL_BYTES)
+ELEMENTWISE(gelu_backward, FN(activation_gradient)(NNKIT_GELU, a[i], b[i]), 0.2 * REAL_BYTES)
 ELEMENTWISE(gelu_tanh_backward, FN(activation_gradient)(NNKIT_GELU_TANH, a[i], b[i]), 0.2 * REAL_BYTES)
 ELEMENTWISE(silu_backward, FN(activation_gradient)(NNKIT_SILU, a[i], b[i]), 0.2 * REAL_BYTES)
 ELEMENTWISE(sigmoid_backward, a[i] * (b[i] * (1 - b[i])), 0.1)
 ELEMENTWISE(tanh_backward, a[i] * (1 - b[i] * b[i]), 0.1)
 
 /* The sum of a detour and a main way, and its rectified form. */
-ELEMENTWISE(plain_sum, a[i] + b[i], 0.1)
-ELEMENTWISE(relu_of_sum, FN(activate)(NNKIT_RELU, a[i] + b[i]), 0.1)
-
-KERNEL void FN(gelu_forward)(const void *x, void *out, ptrdiff_t size, int tanh_form)
-{
-    (tanh_form ? FN(gelu_tanh_forward) : FN(gelu_exact_forward))(x, out, size);
-}
-
-KERNEL void FN(gelu_backward)(const void *dout, const void *x, void *dx, ptrdiff_t size, int tanh_form)
-{
-    (tanh_form ? FN(gelu_tanh_backward) : FN(gelu_exact_backward))(dout, x, dx, size);
-}
-
-KERNEL void FN(add)(const void *a, const void *b, void *out, ptrdiff_t size, int relu)
-{
-    (relu ? FN(relu_of_sum) : FN(plain_sum))(a, b, out, size);
-}
+ELEMENTWISE(add, a[i] + b[i], 0.1)
+ELEMENTWISE(add_relu, FN(activate)(NNKIT_RELU, a[i] + b[i]), 0.1)
 #undef ELEMENTWISE_OF_ONE
 #undef ELEMENTWISE

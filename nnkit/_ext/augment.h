@@ -1,10 +1,10 @@
 /* Pick, shift, flip, cut out and normalise images.
 
    A row of pixels is one run of numbers, whatever the channels: scale and offset are laid out as long as a row, so that
-   the loop over the run is a plain one, which the compiler vectorises. A picture that is to be mirrored is mirrored
+   the loop over the run is a plain one, which the compiler vectorises. An image that is to be mirrored is mirrored
    first, as the bytes that it is: four times fewer than what they become. */
 
-#define PICTURES_A_TASK 8
+#define IMAGES_A_TASK 8
 
 typedef struct {
     const nnkit_window *w;
@@ -15,10 +15,11 @@ typedef struct {
     const int64_t *shift_y, *shift_x, *hole_y, *hole_x;  /* none is shifted, none has a hole */
     ptrdiff_t hole;
     real *scale, *offset;                                /* as long as a row */
-    char *mirrored;                                      /* room for a picture for each thread */
-    size_t mirrored_size;
+    char *mirrored;                                      /* room for an image for each thread */
+    real *interleaved;                                   /* the same, where the result shall be planes of channels */
+    size_t mirrored_size, interleaved_size;
     real *out;
-} FN(pictures);
+} FN(batch);
 
 /* Pixels are moved `bytes` at a time: a constant, so that it is one move. Where that is more than a pixel's size, the
    next pixel covers what was too much; a row's last pixel, read first, may be the last of all memory. */
@@ -32,7 +33,7 @@ INLINE void FN(mirror_pixels)(const char *in, char *out, ptrdiff_t rows, ptrdiff
     }
 }
 
-/* The picture mirrored, and up to SPILL bytes of rubbish behind it. */
+/* The image mirrored, and up to SPILL bytes of rubbish behind it. */
 #define SPILL 1
 KERNEL void FN(mirror)(const char *in, char *out, ptrdiff_t rows, ptrdiff_t width, ptrdiff_t size)
 {
@@ -59,73 +60,80 @@ NORMALIZE(normalize_bytes, uint8_t)
 NORMALIZE(normalize_reals, real)
 #undef NORMALIZE
 
-KERNEL void FN(augment_picture)(const FN(pictures) *p, ptrdiff_t b, char *mirrored)
+KERNEL void FN(augment_image)(const FN(batch) *p, ptrdiff_t b, char *mirrored, real *out)
 {
     ptrdiff_t height = p->w->height, width = p->w->width, channels = p->w->channels, row_size = width * channels;
-    const char *picture = p->images + p->indices[b] * height * row_size * p->image_bytes;
+    const char *image = p->images + p->indices[b] * height * row_size * p->image_bytes;
     if (p->flip && p->flip[b]) {
-        FN(mirror)(picture, mirrored, height, width, channels * p->image_bytes);
-        picture = mirrored;
+        FN(mirror)(image, mirrored, height, width, channels * p->image_bytes);
+        image = mirrored;
     }
     ptrdiff_t dy = p->shift_y ? p->shift_y[b] : 0, dx = p->shift_x ? p->shift_x[b] : 0;
     ptrdiff_t top = MIN(MAX(dy, 0), height), bottom = MAX(MIN(height + dy, height), top);
     ptrdiff_t left = MIN(MAX(dx, 0), width), right = MAX(MIN(width + dx, width), left);
-    real *out = p->out + b * height * row_size;
     if (bottom - top < height || right - left < width)
         memset(out, 0, sizeof(real) * height * row_size);
     ptrdiff_t from = ((top - dy) * width + left - dx) * channels, to = top * row_size + left * channels;
     ptrdiff_t rows = bottom - top, size = (right - left) * channels;
     if (p->image_bytes == 1)
-        FN(normalize_bytes)((const uint8_t *)picture + from, p->scale, p->offset, out + to, rows, size, row_size);
+        FN(normalize_bytes)((const uint8_t *)image + from, p->scale, p->offset, out + to, rows, size, row_size);
     else
-        FN(normalize_reals)((const real *)picture + from, p->scale, p->offset, out + to, rows, size, row_size);
+        FN(normalize_reals)((const real *)image + from, p->scale, p->offset, out + to, rows, size, row_size);
 }
 
-KERNEL void FN(cut_hole)(const FN(pictures) *p, ptrdiff_t b)
+KERNEL void FN(cut_hole)(const FN(batch) *p, ptrdiff_t b, real *out)
 {
     ptrdiff_t height = p->w->height, width = p->w->width, channels = p->w->channels;
     ptrdiff_t top = MIN(MAX(p->hole_y[b], 0), height), bottom = MIN(MAX(p->hole_y[b] + p->hole, 0), height);
     ptrdiff_t left = MIN(MAX(p->hole_x[b], 0), width), right = MIN(MAX(p->hole_x[b] + p->hole, 0), width);
     for (ptrdiff_t y = top; y < bottom && left < right; y++)
-        memset(p->out + ((b * height + y) * width + left) * channels, 0, sizeof(real) * (right - left) * channels);
+        memset(out + (y * width + left) * channels, 0, sizeof(real) * (right - left) * channels);
 }
 
 KERNEL void FN(augment_task)(void *job, ptrdiff_t index, int thread)
 {
-    const FN(pictures) *p = job;
+    const FN(batch) *p = job;
+    const ptrdiff_t pixels = p->w->height * p->w->width, size = pixels * p->w->channels;
     char *mirrored = p->mirrored + thread * p->mirrored_size;
-    for (ptrdiff_t b = index * PICTURES_A_TASK; b < MIN((index + 1) * PICTURES_A_TASK, p->w->batch); b++) {
-        FN(augment_picture)(p, b, mirrored);
+    for (ptrdiff_t b = index * IMAGES_A_TASK; b < MIN((index + 1) * IMAGES_A_TASK, p->w->batch); b++) {
+        real *out = p->out + b * size;
+        real *image = p->interleaved ? p->interleaved + thread * p->interleaved_size : out;
+        FN(augment_image)(p, b, mirrored, image);
         if (p->hole_y)
-            FN(cut_hole)(p, b);
+            FN(cut_hole)(p, b, image);
+        if (p->interleaved)
+            FN(to_planes)(image, out, pixels, p->w->channels);
     }
 }
 
 KERNEL int FN(augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
                        const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
-                       const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out)
+                       const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out, int channels_last)
 {
-    FN(pictures) p = {w, images, image_bytes, indices, flip, shift_y, shift_x, hole_y, hole_x, hole,
+    FN(batch) p = {w, images, image_bytes, indices, flip, shift_y, shift_x, hole_y, hole_x, hole,
                       .out = out};
     ptrdiff_t row_size = w->width * w->channels;
     if (w->batch * w->height * row_size == 0)  /* an empty array may claim images of any size: prepare nothing */
         return 0;
     p.mirrored_size = (w->height * row_size * image_bytes + SPILL + 63) / 64 * 64;
+    p.interleaved_size = (w->height * row_size + 15) / 16 * 16;
     int threads = nnkit_threads_for(0.1 * w->batch * w->height * row_size);
     size_t total = 0;
     size_t scales = nnkit_reserve(&total, sizeof(real) * row_size);
     size_t offsets = nnkit_reserve(&total, sizeof(real) * row_size);
     size_t mirrored = nnkit_reserve(&total, flip ? p.mirrored_size * threads : 0);
+    size_t interleaved = nnkit_reserve(&total, channels_last ? 0 : sizeof(real) * p.interleaved_size * threads);
     char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;
+    p.interleaved = channels_last ? NULL : (real *)(scratch + interleaved);
     p.scale = (real *)(scratch + scales), p.offset = (real *)(scratch + offsets), p.mirrored = scratch + mirrored;
     for (ptrdiff_t i = 0; i < row_size; i++) {
         p.scale[i] = ((const real *)scale)[i % w->channels];
         p.offset[i] = ((const real *)offset)[i % w->channels];
     }
-    nnkit_parallel(threads, CEIL_DIV(w->batch, PICTURES_A_TASK), FN(augment_task), &p);
+    nnkit_parallel(threads, CEIL_DIV(w->batch, IMAGES_A_TASK), FN(augment_task), &p);
     return 0;
 }
-#undef PICTURES_A_TASK
+#undef IMAGES_A_TASK
 #undef SPILL

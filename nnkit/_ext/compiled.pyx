@@ -33,6 +33,9 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t batch, height, width, channels, out_height, out_width, out_channels
         Py_ssize_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x
 
+    ctypedef void (*nnkit_unary)(const void *x, void *out, Py_ssize_t size) noexcept nogil
+    ctypedef void (*nnkit_binary)(const void *a, const void *b, void *out, Py_ssize_t size) noexcept nogil
+
     ctypedef struct nnkit_table:
         int (*gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias, int accumulate, int relu,
                     Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil
@@ -57,17 +60,9 @@ cdef extern from "kernels.h" nogil:
                                    const void *mean, const void *inverse_std, const void *weight, const void *bias,
                                    int activation, const void *sum_out, void *daddend, void *dx, void *dweight,
                                    void *dbias) noexcept nogil
-        void (*relu_forward)(const void *x, void *out, Py_ssize_t size) noexcept nogil
-        void (*relu_backward)(const void *dout, const void *out, void *dx, Py_ssize_t size) noexcept nogil
-        void (*gelu_forward)(const void *x, void *out, Py_ssize_t size, int tanh_form) noexcept nogil
-        void (*gelu_backward)(const void *dout, const void *x, void *dx, Py_ssize_t size, int tanh_form) noexcept nogil
-        void (*silu_forward)(const void *x, void *out, Py_ssize_t size) noexcept nogil
-        void (*silu_backward)(const void *dout, const void *x, void *dx, Py_ssize_t size) noexcept nogil
-        void (*sigmoid_forward)(const void *x, void *out, Py_ssize_t size) noexcept nogil
-        void (*sigmoid_backward)(const void *dout, const void *out, void *dx, Py_ssize_t size) noexcept nogil
-        void (*tanh_forward)(const void *x, void *out, Py_ssize_t size) noexcept nogil
-        void (*tanh_backward)(const void *dout, const void *out, void *dx, Py_ssize_t size) noexcept nogil
-        void (*add)(const void *a, const void *b, void *out, Py_ssize_t size, int relu) noexcept nogil
+        nnkit_unary relu_forward, gelu_forward, gelu_tanh_forward, silu_forward, sigmoid_forward, tanh_forward
+        nnkit_binary relu_backward, gelu_backward, gelu_tanh_backward, silu_backward, sigmoid_backward, tanh_backward
+        nnkit_binary add, add_relu
         int (*cross_entropy_forward)(const void *scores, Py_ssize_t rows, Py_ssize_t columns, const int64_t *labels,
                                      const double *class_weight, const double *sample_weight, double smoothing,
                                      void *probabilities, double *result) noexcept nogil
@@ -81,7 +76,7 @@ cdef extern from "kernels.h" nogil:
         int (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
                        const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
                        const int64_t *hole_x, Py_ssize_t hole, const void *scale, const void *offset,
-                       void *out) noexcept nogil
+                       void *out, int channels_last) noexcept nogil
         void (*transpose_images)(const void *x, void *out, Py_ssize_t images, Py_ssize_t rows,
                                  Py_ssize_t columns) noexcept nogil
 
@@ -197,6 +192,21 @@ cdef int check_sizes(Py_ssize_t size, Py_ssize_t second, Py_ssize_t third) excep
     return check(size == second == third, f"expected arrays of one size, got {size}, {second} and {third} elements")
 
 
+cdef int apply_unary(nnkit_unary kernel, const floating[::1] x, floating[::1] out) except -1:
+    check_sizes(x.shape[0], out.shape[0], x.shape[0])
+    with nogil:
+        kernel(&x[0], &out[0], x.shape[0])
+    return 0
+
+
+cdef int apply_binary(nnkit_binary kernel, const floating[::1] a, const floating[::1] b,
+                      floating[::1] out) except -1:
+    check_sizes(a.shape[0], b.shape[0], out.shape[0])
+    with nogil:
+        kernel(&a[0], &b[0], &out[0], out.shape[0])
+    return 0
+
+
 cdef int check_like(const Py_ssize_t *shape, const Py_ssize_t *other, str what) except -1:
     return check(shape[0] == other[0] and shape[1] == other[1] and shape[2] == other[2] and shape[3] == other[3],
                  f"{what} must be as large as dout")
@@ -225,7 +235,7 @@ cdef int check_batch(Py_ssize_t rows, Py_ssize_t columns, const int64_t[::1] lab
 
 
 cdef const int64_t[::1] integers(values, Py_ssize_t count, str what, int64_t low, int64_t high):
-    """View `count` whole numbers from low to below high, one for each picture; None stays None."""
+    """View `count` whole numbers from low to below high, one for each image; None stays None."""
     if values is None:
         return None
     cdef const int64_t[::1] numbers = np.ascontiguousarray(values, np.int64)
@@ -345,6 +355,9 @@ cdef class KernelSet:
         cdef int code_bytes = 1
         if codes is None:
             check_pooling(&w, out.shape, 4)
+        elif not isinstance(codes, np.ndarray):
+            raise TypeError(f"max_pool2d_forward: expected codes to be None or an array of uint8 or int32, "
+                            f"got {type(codes).__name__}")
         elif codes.itemsize == 1:
             small = codes
             check_pooling(&w, small.shape, 1)
@@ -429,76 +442,46 @@ cdef class KernelSet:
         check_memory(status)
 
     def relu_forward(self, const floating[::1] x not None, floating[::1] out not None):
-        cdef const nnkit_table *table = &self.tables[floating is double]
-        check_sizes(x.shape[0], out.shape[0], x.shape[0])
-        with nogil:
-            table.relu_forward(&x[0], &out[0], x.shape[0])
+        apply_unary(self.tables[floating is double].relu_forward, x, out)
 
     def relu_backward(self, const floating[::1] dout not None, const floating[::1] out not None,
                       floating[::1] dx not None):
-        cdef const nnkit_table *table = &self.tables[floating is double]
-        check_sizes(dout.shape[0], out.shape[0], dx.shape[0])
-        with nogil:
-            table.relu_backward(&dout[0], &out[0], &dx[0], dout.shape[0])
+        apply_binary(self.tables[floating is double].relu_backward, dout, out, dx)
 
     def gelu_forward(self, const floating[::1] x not None, floating[::1] out not None, bint tanh):
         cdef const nnkit_table *table = &self.tables[floating is double]
-        check_sizes(x.shape[0], out.shape[0], x.shape[0])
-        with nogil:
-            table.gelu_forward(&x[0], &out[0], x.shape[0], tanh)
+        apply_unary(table.gelu_tanh_forward if tanh else table.gelu_forward, x, out)
 
     def gelu_backward(self, const floating[::1] dout not None, const floating[::1] x not None,
                       floating[::1] dx not None, bint tanh):
         cdef const nnkit_table *table = &self.tables[floating is double]
-        check_sizes(dout.shape[0], x.shape[0], dx.shape[0])
-        with nogil:
-            table.gelu_backward(&dout[0], &x[0], &dx[0], dout.shape[0], tanh)
+        apply_binary(table.gelu_tanh_backward if tanh else table.gelu_backward, dout, x, dx)
 
     def silu_forward(self, const floating[::1] x not None, floating[::1] out not None):
-        cdef const nnkit_table *table = &self.tables[floating is double]
-        check_sizes(x.shape[0], out.shape[0], x.shape[0])
-        with nogil:
-            table.silu_forward(&x[0], &out[0], x.shape[0])
+        apply_unary(self.tables[floating is double].silu_forward, x, out)
 
     def silu_backward(self, const floating[::1] dout not None, const floating[::1] x not None,
                       floating[::1] dx not None):
-        cdef const nnkit_table *table = &self.tables[floating is double]
-        check_sizes(dout.shape[0], x.shape[0], dx.shape[0])
-        with nogil:
-            table.silu_backward(&dout[0], &x[0], &dx[0], dout.shape[0])
+        apply_binary(self.tables[floating is double].silu_backward, dout, x, dx)
 
     def sigmoid_forward(self, const floating[::1] x not None, floating[::1] out not None):
-        cdef const nnkit_table *table = &self.tables[floating is double]
-        check_sizes(x.shape[0], out.shape[0], x.shape[0])
-        with nogil:
-            table.sigmoid_forward(&x[0], &out[0], x.shape[0])
+        apply_unary(self.tables[floating is double].sigmoid_forward, x, out)
 
     def sigmoid_backward(self, const floating[::1] dout not None, const floating[::1] out not None,
                          floating[::1] dx not None):
-        cdef const nnkit_table *table = &self.tables[floating is double]
-        check_sizes(dout.shape[0], out.shape[0], dx.shape[0])
-        with nogil:
-            table.sigmoid_backward(&dout[0], &out[0], &dx[0], dout.shape[0])
+        apply_binary(self.tables[floating is double].sigmoid_backward, dout, out, dx)
 
     def tanh_forward(self, const floating[::1] x not None, floating[::1] out not None):
-        cdef const nnkit_table *table = &self.tables[floating is double]
-        check_sizes(x.shape[0], out.shape[0], x.shape[0])
-        with nogil:
-            table.tanh_forward(&x[0], &out[0], x.shape[0])
+        apply_unary(self.tables[floating is double].tanh_forward, x, out)
 
     def tanh_backward(self, const floating[::1] dout not None, const floating[::1] out not None,
                       floating[::1] dx not None):
-        cdef const nnkit_table *table = &self.tables[floating is double]
-        check_sizes(dout.shape[0], out.shape[0], dx.shape[0])
-        with nogil:
-            table.tanh_backward(&dout[0], &out[0], &dx[0], dout.shape[0])
+        apply_binary(self.tables[floating is double].tanh_backward, dout, out, dx)
 
     def add(self, const floating[::1] a not None, const floating[::1] b not None, floating[::1] out not None,
             bint relu=False):
         cdef const nnkit_table *table = &self.tables[floating is double]
-        check_sizes(a.shape[0], b.shape[0], out.shape[0])
-        with nogil:
-            table.add(&a[0], &b[0], &out[0], out.shape[0], relu)
+        apply_binary(table.add_relu if relu else table.add, a, b, out)
 
     def cross_entropy_forward(self, const floating[:, ::1] scores not None, const int64_t[::1] labels not None,
                               const double[::1] class_weight, const double[::1] sample_weight,
@@ -553,7 +536,7 @@ cdef class KernelSet:
                             decoupled)
 
     def augment(self, const pixel[:, :, :, ::1] images not None, indices, flip, shift_y, shift_x, hole_y, hole_x,
-                Py_ssize_t hole, scale, offset, floating[:, :, :, ::1] out not None):
+                Py_ssize_t hole, scale, offset, floating[:, :, :, ::1] out not None, bint channels_last=True):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef Py_ssize_t batch = out.shape[0]
         cdef const int64_t[::1] picks = integers(indices, batch, "indices", 0, images.shape[0])
@@ -568,10 +551,12 @@ cdef class KernelSet:
         cdef nnkit_window w
         cdef int status
         w.batch, w.height, w.width, w.channels = batch, out.shape[1], out.shape[2], out.shape[3]
+        if not channels_last:
+            w.channels, w.height, w.width = out.shape[1], out.shape[2], out.shape[3]
         if sizeof(pixel) > 1 and sizeof(pixel) != sizeof(floating):
             raise TypeError("augment: images must be uint8 or of out's type")
         if images.shape[1] != w.height or images.shape[2] != w.width or images.shape[3] != w.channels:
-            raise ValueError(f"augment: pictures are {images.shape[1]}x{images.shape[2]}x{images.shape[3]}, "
+            raise ValueError(f"augment: images are {images.shape[1]}x{images.shape[2]}x{images.shape[3]}, "
                              f"but out holds some of {w.height}x{w.width}x{w.channels}")
         if factors.shape[0] != w.channels or terms.shape[0] != w.channels:
             raise ValueError(f"augment: scale and offset must have {w.channels} elements")
@@ -587,7 +572,7 @@ cdef class KernelSet:
                 &w, &images[0, 0, 0, 0], sizeof(pixel), &picks[0], &mirror[0] if mirror is not None else NULL,
                 &dy[0] if dy is not None else no_place, &dx[0] if dx is not None else no_place,
                 &top[0] if hole else no_place, &left[0] if hole else no_place, hole, &factors[0], &terms[0],
-                &out[0, 0, 0, 0])
+                &out[0, 0, 0, 0], channels_last)
         check_memory(status)
 
     def transpose_images(self, const floating[:, :, ::1] x not None, floating[:, :, ::1] out not None):

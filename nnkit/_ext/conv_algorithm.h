@@ -38,17 +38,21 @@ KERNEL int FN(conv2d_algorithm)(const nnkit_window *w, int algorithm, int pass)
 KERNEL int FN(conv2d_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight, const void *bias,
                               int relu, void *out)
 {
+    if (nnkit_empty(w->batch, w->out_height, w->out_width, w->out_channels))
+        return 0;
     algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_FORWARD);
     if (algorithm == NNKIT_DIRECT)
-        return FN(is_few)(w)       ? FN(convolve_few)(w, x, weight, bias, relu, out)
-               : FN(is_picture)(w) ? FN(convolve_picture)(w, x, weight, bias, relu, out)
-                                   : FN(convolve)(w, x, weight, bias, relu, out, 0);
+        return FN(is_few)(w)           ? FN(convolve_few)(w, x, weight, bias, relu, out)
+               : FN(is_first_layer)(w) ? FN(convolve_first_layer)(w, x, weight, bias, relu, out)
+                                       : FN(convolve)(w, x, weight, bias, relu, out, 0);
     return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out, 0);
 }
 
 KERNEL int FN(conv2d_backward_input)(const nnkit_window *w, int algorithm, const void *dout, const void *weight,
                                      void *dx)
 {
+    if (nnkit_empty(w->batch, w->height, w->width, w->channels))
+        return 0;
     algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_BACKWARD_INPUT);
     if (algorithm == NNKIT_DIRECT)
         return FN(convolve)(w, dout, weight, NULL, 0, dx, 1);
@@ -58,15 +62,15 @@ KERNEL int FN(conv2d_backward_input)(const nnkit_window *w, int algorithm, const
 KERNEL int FN(conv2d_backward_weight)(const nnkit_window *w, int algorithm, const void *x, const void *dout,
                                       void *dweight, void *dbias)
 {
-    algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_BACKWARD_WEIGHT);
-    if (w->batch == 0 || w->out_channels == 0) {  /* an empty array may claim images of any size: prepare nothing */
+    if (nnkit_empty(w->batch, w->out_height, w->out_width, w->out_channels)) {
         memset(dweight, 0, sizeof(real) * w->out_channels * w->channels * w->kernel_y * w->kernel_x);
         if (dbias)
             memset(dbias, 0, sizeof(real) * w->out_channels);
         return 0;
     }
+    algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_BACKWARD_WEIGHT);
     if (algorithm == NNKIT_DIRECT)
-        return FN(is_picture)(w) ? FN(convolve_picture_weight)(w, x, dout, dweight, dbias)
+        return FN(is_first_layer)(w) ? FN(convolve_first_layer_weight)(w, x, dout, dweight, dbias)
                                  : FN(convolve_weight)(w, x, dout, dweight, dbias);
-    return FN(convolve_weight_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, dout, dweight, dbias);
+    return FN(convolve_winograd_weight)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, dout, dweight, dbias);
 }

@@ -86,7 +86,7 @@ KERNEL void FN(few_task)(void *job, ptrdiff_t index, int thread)
     const ptrdiff_t channels = f->w->out_channels, first = index * f->block, end = MIN(first + f->block, channels);
     const ptrdiff_t pitch = f->panels * PANEL;
     real *sums = f->sums + thread * f->block * pitch;
-    for (ptrdiff_t k = 0; k < f->depth; k += f->stretch)
+    for (ptrdiff_t k = 0; k < f->depth || k == 0; k += f->stretch)
         for (ptrdiff_t c = first; c < end; c += ROWS) {
             ptrdiff_t count = MIN(ROWS, end - c);
             FN(sum_few)(f, c, count, MIN(ROWS, end - c - count), k, sums + (c - first) * pitch);
@@ -107,8 +107,6 @@ KERNEL int FN(convolve_few)(const nnkit_window *w, const real *x, const real *we
     enum { BLOCK = 48, NEAR = (256 << 10) / REAL_BYTES };  /* of the patches, what stays in the L2 cache */
     FN(few) f = {.w = w, .x = x, .weight = weight, .bias = bias, .relu = relu, .out = out,
                  .taps = w->kernel_y * w->kernel_x, .pixels = w->batch * w->out_height * w->out_width};
-    if (f.pixels == 0)
-        return 0;
     f.depth = w->channels * f.taps, f.panels = CEIL_DIV(f.pixels, PANEL);
     f.block = CEIL_DIV(BLOCK, ROWS) * ROWS, f.stretch = MAX(NEAR / (f.panels * PANEL), 384);
     int threads = nnkit_threads_for(NS_A_PRODUCT * f.panels * PANEL * w->out_channels * f.depth);

@@ -223,7 +223,7 @@ KERNEL void FN(cut)(FN(weight_job) *g)
     g->part_size = g->panels * g->taps * g->groups * ROWS * PANEL;
     g->parts = MIN(MIN(w->batch, TASKS), PARTIAL_BYTES / (ptrdiff_t)sizeof(real) / MAX(g->part_size, 1));
     g->parts = MAX(g->parts, 1);
-    g->panels_a_share = MAX(CEIL_DIV(g->panels * g->parts, TASKS), 1);
+    g->panels_a_share = CEIL_DIV(g->panels * g->parts, TASKS);
     g->shares = CEIL_DIV(g->panels, g->panels_a_share);
     g->block_images = MAX(PIXELS / pixels, 1);
     g->block_rows = pixels <= PIXELS ? w->out_height : MIN(MAX(MOST_PIXELS / w->out_width, 1), w->out_height);

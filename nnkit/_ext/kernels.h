@@ -27,6 +27,10 @@ enum { NNKIT_FORWARD, NNKIT_BACKWARD_INPUT, NNKIT_BACKWARD_WEIGHT };  /* a convo
 /* What may follow a normalisation in the same pass, cheapest first. */
 enum { NNKIT_IDENTITY, NNKIT_RELU, NNKIT_GELU, NNKIT_GELU_TANH, NNKIT_SILU };
 
+/* Element by element; backward, the first array is dout, the second what the forward pass kept. */
+typedef void (*nnkit_unary)(const void *x, void *out, ptrdiff_t size);
+typedef void (*nnkit_binary)(const void *a, const void *b, void *out, ptrdiff_t size);
+
 typedef struct {
     int (*gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias, int accumulate, int relu,
                 ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
@@ -46,17 +50,9 @@ typedef struct {
     int (*batch_norm_backward)(const void *dout, const void *x, ptrdiff_t rows, ptrdiff_t columns, const void *mean,
                                const void *inverse_std, const void *weight, const void *bias, int activation,
                                const void *sum_out, void *daddend, void *dx, void *dweight, void *dbias);
-    void (*relu_forward)(const void *x, void *out, ptrdiff_t size);
-    void (*relu_backward)(const void *dout, const void *out, void *dx, ptrdiff_t size);
-    void (*gelu_forward)(const void *x, void *out, ptrdiff_t size, int tanh_form);
-    void (*gelu_backward)(const void *dout, const void *x, void *dx, ptrdiff_t size, int tanh_form);
-    void (*silu_forward)(const void *x, void *out, ptrdiff_t size);
-    void (*silu_backward)(const void *dout, const void *x, void *dx, ptrdiff_t size);
-    void (*sigmoid_forward)(const void *x, void *out, ptrdiff_t size);
-    void (*sigmoid_backward)(const void *dout, const void *out, void *dx, ptrdiff_t size);
-    void (*tanh_forward)(const void *x, void *out, ptrdiff_t size);
-    void (*tanh_backward)(const void *dout, const void *out, void *dx, ptrdiff_t size);
-    void (*add)(const void *a, const void *b, void *out, ptrdiff_t size, int relu);
+    nnkit_unary relu_forward, gelu_forward, gelu_tanh_forward, silu_forward, sigmoid_forward, tanh_forward;
+    nnkit_binary relu_backward, gelu_backward, gelu_tanh_backward, silu_backward, sigmoid_backward, tanh_backward;
+    nnkit_binary add, add_relu;
     int (*cross_entropy_forward)(const void *scores, ptrdiff_t rows, ptrdiff_t columns, const int64_t *labels,
                                  const double *class_weight, const double *sample_weight, double smoothing,
                                  void *probabilities, double result[2]);
@@ -69,7 +65,8 @@ typedef struct {
                       double beta1, double beta2, double eps, double weight_decay, int decoupled);
     int (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
                    const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
-                   const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out);
+                   const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out,
+                   int channels_last);
     void (*transpose_images)(const void *x, void *out, ptrdiff_t images, ptrdiff_t rows, ptrdiff_t columns);
 } nnkit_table;
 
@@ -95,6 +92,13 @@ static inline size_t nnkit_reserve(size_t *total, size_t bytes)
     size_t place = *total;
     *total += (bytes + 63) / 64 * 64;
     return place;
+}
+
+/* Whether images have no elements. Along its other axes, such an array may claim any size without any memory: so a
+   kernel returns before it prepares or loops over anything of that size. */
+static inline int nnkit_empty(ptrdiff_t batch, ptrdiff_t height, ptrdiff_t width, ptrdiff_t channels)
+{
+    return batch == 0 || height == 0 || width == 0 || channels == 0;
 }
 
 #endif

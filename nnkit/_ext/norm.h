@@ -119,7 +119,7 @@ KERNEL int FN(sum_columns)(FN(columns_job) *j, nnkit_task task, double nanosecon
 {
     enum { CHUNKS = 64, LEAST_ROWS = 64 };
     j->chunk = MAX(CEIL_DIV(j->rows, CHUNKS), LEAST_ROWS);
-    j->chunks = MAX(CEIL_DIV(j->rows, j->chunk), 1);
+    j->chunks = CEIL_DIV(j->rows, j->chunk);
     size_t bytes = sizeof(double) * j->chunks * 2 * j->columns;
     j->sums = nnkit_scratch(bytes + sizeof(real) * 3 * j->columns);
     if (!j->sums)
@@ -138,6 +138,8 @@ KERNEL int FN(sum_columns)(FN(columns_job) *j, nnkit_task task, double nanosecon
 KERNEL int FN(batch_norm_statistics)(const void *x, ptrdiff_t rows, ptrdiff_t columns, void *mean, void *variance)
 {
     enum { SAMPLES = 16 };
+    if (columns == 0)  /* there may be any number of rows then */
+        return 0;
     const real *in = x;
     real *guess = mean;  /* from a few rows; the variance is taken around it */
     for (ptrdiff_t c = 0; c < columns; c++) {
@@ -189,9 +191,11 @@ KERNEL int FN(batch_norm_apply)(const void *x, ptrdiff_t rows, ptrdiff_t columns
                                 const void *inverse_std, const void *weight, const void *bias, int activation,
                                 const void *addend, void *out)
 {
+    if (columns == 0)  /* there may be any number of rows then */
+        return 0;
     FN(columns_job) j = {.x = x, .mean = mean, .bias = bias, .addend = addend, .rows = rows, .columns = columns,
                          .activation = activation, .out = out, .gain = nnkit_scratch(sizeof(real) * columns),
-                         .chunk = MAX(16384 / MAX(columns, 1), 1)};
+                         .chunk = MAX(16384 / columns, 1)};
     if (!j.gain)
         return -1;
     for (ptrdiff_t c = 0; c < columns; c++)
@@ -232,6 +236,8 @@ KERNEL int FN(batch_norm_backward)(const void *dout, const void *x, ptrdiff_t ro
                                    const void *inverse_std, const void *weight, const void *bias, int activation,
                                    const void *sum_out, void *daddend, void *dx, void *dweight, void *dbias)
 {
+    if (columns == 0)  /* there may be any number of rows then */
+        return 0;
     FN(columns_job) j = {.x = x, .dout = dout, .mean = mean, .inverse_std = inverse_std, .weight = weight,
                          .bias = bias, .sum_out = sum_out, .rows = rows, .columns = columns, .activation = activation,
                          .out = dx, .inner = sum_out ? daddend : dx};
@@ -247,7 +253,7 @@ KERNEL int FN(batch_norm_backward)(const void *dout, const void *x, ptrdiff_t ro
     }
     if (sum_out || activation > NNKIT_RELU)  /* stored by the first pass; else ReLU's is as fast to make again */
         j.dout = j.inner, j.activation = NNKIT_IDENTITY;
-    j.chunk = MAX(16384 / MAX(columns, 1), 1);
+    j.chunk = MAX(16384 / columns, 1);
     nnkit_parallel(nnkit_threads_for(nanoseconds), CEIL_DIV(rows, j.chunk), FN(norm_backward_task), &j);
     return 0;
 }

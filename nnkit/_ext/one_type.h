@@ -4,7 +4,7 @@
 #include "gemm.h"
 #include "conv.h"
 #include "conv_weight.h"
-#include "conv_picture.h"
+#include "conv_first.h"
 #include "conv_few.h"
 #include "winograd_transform.h"
 #include "winograd.h"
@@ -15,8 +15,8 @@
 #include "norm.h"
 #include "loss.h"
 #include "optimizer.h"
-#include "augment.h"
 #include "layout.h"
+#include "augment.h"
 
 #undef vec
 #undef LANES
@@ -26,8 +26,8 @@
     conv2d_backward_input_##type, conv2d_backward_weight_##type, \
     max_pool2d_forward_##type, max_pool2d_backward_##type, \
     batch_norm_statistics_##type, batch_norm_apply_##type, batch_norm_backward_##type, \
-    relu_forward_##type, relu_backward_##type, gelu_forward_##type, gelu_backward_##type, \
-    silu_forward_##type, silu_backward_##type, sigmoid_forward_##type, sigmoid_backward_##type, \
-    tanh_forward_##type, tanh_backward_##type, add_##type, \
+    relu_forward_##type, gelu_forward_##type, gelu_tanh_forward_##type, silu_forward_##type, sigmoid_forward_##type, \
+    tanh_forward_##type, relu_backward_##type, gelu_backward_##type, gelu_tanh_backward_##type, \
+    silu_backward_##type, sigmoid_backward_##type, tanh_backward_##type, add_##type, add_relu_##type, \
     cross_entropy_forward_##type, cross_entropy_backward_##type, \
     sgd_step_##type, adam_step_##type, augment_##type, transpose_images_##type }

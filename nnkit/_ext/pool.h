@@ -193,6 +193,8 @@ KERNEL void FN(pool_backward_task)(void *job, ptrdiff_t index, int thread)
 KERNEL void FN(max_pool2d_forward)(const nnkit_window *w, const void *x, void *out, void *codes, int code_bytes,
                                    int relu)
 {
+    if (nnkit_empty(w->batch, w->out_height, w->out_width, w->channels))
+        return;
     FN(pooling) p = {.w = w, .in = x, .out = out, .codes = codes, .code_bytes = code_bytes, .relu = relu};
     double work = 0.1 * w->batch * w->out_height * w->out_width * w->channels * w->kernel_y * w->kernel_x;
     nnkit_parallel(nnkit_threads_for(work), w->batch * w->out_height, FN(pool_forward_task), &p);
@@ -202,6 +204,8 @@ KERNEL void FN(max_pool2d_forward)(const nnkit_window *w, const void *x, void *o
 KERNEL void FN(max_pool2d_backward)(const nnkit_window *w, const void *dout, const void *codes, int code_bytes,
                                     const void *rectified, void *dx)
 {
+    if (nnkit_empty(w->batch, w->height, w->width, w->channels))
+        return;
     FN(pooling) p = {.w = w, .in = dout, .codes_in = codes, .rectified = rectified, .out = dx,
                      .code_bytes = code_bytes};
     double work = 0.1 * w->batch * w->out_height * w->out_width * w->channels * w->kernel_y * w->kernel_x;

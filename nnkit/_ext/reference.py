@@ -278,23 +278,27 @@ def adam_step(params, grads, m, v, step, lr, beta1, beta2, eps, weight_decay, de
     params -= (lr / (1 - beta1**step)) * m / root
 
 
-def augment(images, indices, flip, shift_y, shift_x, hole_y, hole_x, hole, scale, offset, out):
-    """Pick, shift, flip, cut out and normalise images: overwrites out (B, H, W, C) from images (n, H, W, C).
+def augment(images, indices, flip, shift_y, shift_x, hole_y, hole_x, hole, scale, offset, out, channels_last=True):
+    """Pick, shift, flip, cut out and normalise images: overwrites out from images (n, H, W, C).
 
-    images are uint8, or of out's type. Per picture b: take images[indices[b]]; mirror it left-right if flip[b]; move it
+    out is (B, H, W, C), or (B, C, H, W) without channels_last.
+
+    images are uint8, or of out's type. Per image b: take images[indices[b]]; mirror it left-right if flip[b]; move it
     down by shift_y[b] and right by shift_x[b] pixels (int, may be negative); then `out = pixel * scale + offset` (both
     (C,)). What moves in from outside, and the square of hole × hole pixels whose upper left corner is at
     (hole_y[b], hole_x[b]) (may lie partly outside; none when hole is 0), is 0. None for flip, for both shifts or, where
-    hole is 0, for the holes' places says that no picture is changed so.
+    hole is 0, for the holes' places says that no image is changed so.
     """
     height, width = images.shape[1:3]
+    if not channels_last:
+        out = out.transpose(0, 2, 3, 1)
     for b, index in enumerate(indices):
-        picture = images[index, :, ::-1] if flip is not None and flip[b] else images[index]
+        image = images[index, :, ::-1] if flip is not None and flip[b] else images[index]
         dy, dx = (0, 0) if shift_y is None else (int(shift_y[b]), int(shift_x[b]))
         dy, dx = max(-height, min(dy, height)), max(-width, min(dx, width))
         out[b] = 0
         rows, columns = slice(max(dy, 0), height + min(dy, 0)), slice(max(dx, 0), width + min(dx, 0))
-        source = picture[max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
+        source = image[max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
         out[b, rows, columns] = source * scale + offset
         if hole:
             top, left = int(hole_y[b]), int(hole_x[b])

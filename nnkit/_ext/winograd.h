@@ -71,11 +71,11 @@ INLINE void FN(gather_channels)(int matrix, int m, const real *const *pixels, pt
             const real *pixel = pixels[i * size + j] + at;
             line[i] = count < LANES ? FN(load_some)(pixel, count) : FN(load)(pixel);
         }
-        FN(winograd_line)(matrix, m, line, 1, half + j, size);
+        FN(transform_line)(matrix, m, line, 1, half + j, size);
     }
     UNROLL
     for (int i = 0; i < TILE(m); i++) {
-        FN(winograd_line)(matrix, m, half + i * size, 1, line, 1);
+        FN(transform_line)(matrix, m, half + i * size, 1, line, 1);
         UNROLL
         for (int j = 0; j < TILE(m); j++)
             FN(store)(v + (i * TILE(m) + j) * v_point, line[j]);
@@ -146,7 +146,7 @@ INLINE void FN(scatter_channels)(int m, const FN(tiling) *t, const real *product
     ptrdiff_t column_pitch = t->out_channels, row_pitch = t->out_width * column_pitch;
     vec sums[POINTS(4)], y[4 * 4];
     FOR_POINTS(m, p) sums[p] = FN(load)(products + p * t->m_point);
-    FN(winograd_output)(m, sums, y);
+    FN(transform_output)(m, sums, y);
     UNROLL
     for (int i = 0; i < m * m; i++)
         y[i] += bias;
@@ -205,7 +205,7 @@ INLINE void FN(transform_kernels)(int m, const FN(tiling) *t, ptrdiff_t panel, r
                 UNROLL
                 for (int k = 0; k < 9; k++)
                     g[k] = FN(load)(kernels[v] + (i * 9 + (t->back ? 8 - k : k)) * LANES);
-                FN(winograd_weight)(m, g, transformed);
+                FN(transform_weight)(m, g, transformed);
                 real *place = u + (c + i) * PANEL + v * LANES;
                 FOR_POINTS(m, p) FN(store)(place + p * t->u_point, transformed[p]);
             }
@@ -299,8 +299,6 @@ KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, c
                                  int relu, real *out, int back)
 {
     FN(tiling) t = FN(cut_tiles)(w, m, back);
-    if (t.tiles == 0 || t.out_channels == 0)  /* an empty array may claim images of any size: prepare nothing */
-        return 0;
     ptrdiff_t blocks = CEIL_DIV(t.tiles, t.block), points = POINTS(m);
     int threads = nnkit_threads_for(NS_A_PRODUCT * points * t.tiles * t.depth * t.out_channels);
     size_t total = 0;

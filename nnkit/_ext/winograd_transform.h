@@ -135,7 +135,7 @@ INLINE void FN(times_gt)(int m, const vec *x, int step, vec *out, int out_step)
 #undef X
 #undef OUT
 
-INLINE void FN(winograd_line)(int matrix, int m, const vec *x, int step, vec *out, int out_step)
+INLINE void FN(transform_line)(int matrix, int m, const vec *x, int step, vec *out, int out_step)
 {
     switch (matrix) {
     case MATRIX_BT: FN(times_bt)(m, x, step, out, out_step); break;
@@ -147,31 +147,31 @@ INLINE void FN(winograd_line)(int matrix, int m, const vec *x, int step, vec *ou
 }
 
 /* out = matrix in matrix' for a square of `size` x `size` vectors, giving `out_size` x `out_size`, both by rows. */
-INLINE void FN(winograd_square)(int matrix, int m, int size, int out_size, const vec *in, vec *out)
+INLINE void FN(transform_square)(int matrix, int m, int size, int out_size, const vec *in, vec *out)
 {
     vec half[6 * 6];
     UNROLL
     for (int c = 0; c < size; c++)
-        FN(winograd_line)(matrix, m, in + c, size, half + c, size);
+        FN(transform_line)(matrix, m, in + c, size, half + c, size);
     UNROLL
     for (int r = 0; r < out_size; r++)
-        FN(winograd_line)(matrix, m, half + r * size, 1, out + r * out_size, 1);
+        FN(transform_line)(matrix, m, half + r * size, 1, out + r * out_size, 1);
 }
 
 /* Products M -> A' M A, the output tile. */
-INLINE void FN(winograd_output)(int m, const vec in[], vec out[])
+INLINE void FN(transform_output)(int m, const vec in[], vec out[])
 {
-    FN(winograd_square)(MATRIX_AT, m, TILE(m), m, in, out);
+    FN(transform_square)(MATRIX_AT, m, TILE(m), m, in, out);
 }
 
 /* Weight g -> G g G'. */
-INLINE void FN(winograd_weight)(int m, const vec in[9], vec out[])
+INLINE void FN(transform_weight)(int m, const vec in[9], vec out[])
 {
-    FN(winograd_square)(MATRIX_G, m, 3, TILE(m), in, out);
+    FN(transform_square)(MATRIX_G, m, 3, TILE(m), in, out);
 }
 
 /* Gradient dU of a transformed weight -> G' dU G, that of the weight. */
-INLINE void FN(winograd_weight_adjoint)(int m, const vec in[], vec out[9])
+INLINE void FN(transform_weight_gradient)(int m, const vec in[], vec out[9])
 {
-    FN(winograd_square)(MATRIX_GT, m, TILE(m), 3, in, out);
+    FN(transform_square)(MATRIX_GT, m, TILE(m), 3, in, out);
 }

@@ -71,7 +71,7 @@ INLINE void FN(transform_back)(const FN(weight_job) *s, int m, ptrdiff_t parts, 
         FOR_POINTS(m, p) points[p] = FN(load)(sums + p * point + i);
         for (ptrdiff_t part = 1; part < parts; part++)
             FOR_POINTS(m, p) points[p] += FN(load)(sums + part * s->part_size + p * point + i);
-        FN(winograd_weight_adjoint)(m, points, taps);
+        FN(transform_weight_gradient)(m, points, taps);
         UNROLL
         for (int t = 0; t < 9; t++)
             FN(store)(sums + t * point + i, taps[t]);
@@ -129,7 +129,7 @@ KERNEL FN(winograd_weight_job) FN(cut_winograd_weight)(const nnkit_window *w, in
     return (FN(winograd_weight_job)){.x = x, .dout = dout, .sums = s};
 }
 
-KERNEL int FN(convolve_weight_winograd)(const nnkit_window *w, int m, const real *x, const real *dout, real *dweight,
+KERNEL int FN(convolve_winograd_weight)(const nnkit_window *w, int m, const real *x, const real *dout, real *dweight,
                                         real *dbias)
 {
     ptrdiff_t tiles = w->batch * CEIL_DIV(w->out_height, m) * CEIL_DIV(w->out_width, m);

@@ -3,8 +3,9 @@
 A batch is made when it is asked for, by the threads that compute: with one kernel and few lines of Python it costs less
 than handing it over from a thread that works ahead, which would take its time from the same cores.
 
-Nothing here keeps a random state. Every draw comes from a generator seeded by (seed, purpose, epoch, batch), so any
-batch of any epoch can be made again, which is what makes a resumed run the same run.
+Nothing here keeps a random state. All draws of an epoch come from a generator seeded by (seed, purpose, epoch), so any
+batch of any epoch can be made again, which is what makes a resumed run the same run; and what happens to an image does
+not depend on the batch that it is in.
 """
 
 from collections.abc import Iterator
@@ -70,6 +71,7 @@ def batches(
     start: int = 0,
     drop_single: bool = False,
     dtype: DTypeLike = np.float32,
+    channels_last: bool = True,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Go once through a data set in batches, ready for a network.
 
@@ -87,17 +89,18 @@ def batches(
     shuffle : bool, default False
         Take the images in an order that depends on `seed` and `epoch`, each exactly once.
     seed, epoch : int
-        Decide order and augmentation, together with the batch's index and nothing else.
+        Decide order and augmentation, and nothing else does.
     start : int, default 0
         Index of the first batch to make: `start=k` gives what is left after k batches.
     drop_single : bool, default False
         Leave out a last batch of one image (batch norm over features cannot train on it).
     dtype : float32 or float64
+    channels_last : bool, default True
+        How a batch lies in memory: as convolutions read it, or, with False, as `Flatten` gives it to a linear layer.
 
     Yields
     ------
     x : ndarray of shape (N, C, H, W)
-        On channels-last storage.
     y : ndarray of shape (N,)
         int64 labels.
 
@@ -123,12 +126,15 @@ def batches(
     scale, offset = (unit / std).astype(dtype), (-mean / std).astype(dtype)  # the kernel's multiply-add
     order = epoch_order(len(dataset), seed, epoch) if shuffle else np.arange(len(dataset))
 
-    if augment == Augment():  # nothing to draw: a generator of random numbers costs a fifth of a small batch
-        augment = None
+    augment = Augment() if augment is None else augment
+    changes = _draw_changes(dataset, augment, np.random.default_rng((seed, _AUGMENT, epoch)))
 
     def make(index: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = order[index * batch_size : (index + 1) * batch_size]
-        return _make_batch(dataset, rows, augment, (seed, _AUGMENT, epoch, index), scale, offset), dataset.labels[rows]
+        part = slice(index * batch_size, (index + 1) * batch_size)
+        rows = order[part]
+        own = [None if drawn is None else drawn[part] for drawn in changes]
+        x = _make_batch(dataset.images, rows, own, int(augment.cutout), scale, offset, channels_last)
+        return x, dataset.labels[rows]
 
     indices = range(start, count_batches(len(dataset), batch_size, drop_single=drop_single))
     return (make(index) for index in indices)
@@ -183,28 +189,36 @@ def checked_normalization(normalize: tuple[ArrayLike, ArrayLike], channels: int)
     return mean, np.where(std == 0, 1.0, std)  # a channel without contrast stays as it is
 
 
+def _draw_changes(dataset: Dataset, augment: Augment, rng: np.random.Generator) -> list[np.ndarray | None]:
+    """Draw what happens to each image of an epoch: flips, shifts and holes, as the kernel takes them."""
+    count, (height, width) = len(dataset), dataset.images.shape[1:3]
+    padding, hole = int(augment.crop_padding), int(augment.cutout)
+    flip = shift_y = shift_x = hole_y = hole_x = None
+    # Drawn in any case: shifts and holes shall not depend on whether images are flipped.
+    mirrored = rng.random(count) < 0.5
+    if augment.flip:
+        flip = mirrored.view(np.uint8)
+    if padding:
+        shift_y, shift_x = rng.integers(-padding, padding + 1, (2, count))
+    if hole:
+        hole_y, hole_x = rng.integers(0, height, count) - hole // 2, rng.integers(0, width, count) - hole // 2
+    return [flip, shift_y, shift_x, hole_y, hole_x]
+
+
 def _make_batch(
-    dataset: Dataset,
+    images: np.ndarray,
     rows: np.ndarray,
-    augment: Augment | None,
-    seed: tuple[int, ...],
+    changes: list[np.ndarray | None],
+    hole: int,
     scale: np.ndarray,
     offset: np.ndarray,
+    channels_last: bool,
 ) -> np.ndarray:
-    images, count, dtype = dataset.images, len(rows), scale.dtype
+    count, dtype = len(rows), scale.dtype
     height, width, channels = images.shape[1:]
     if images.dtype != np.uint8 and images.dtype != dtype:
         images, rows = images[rows].astype(dtype), np.arange(count)
-    flip = shift_y = shift_x = hole_y = hole_x = None
-    hole = 0
-    if augment is not None:
-        rng, padding, hole = np.random.default_rng(seed), int(augment.crop_padding), int(augment.cutout)
-        # Drawn in any case: shifts and holes shall not depend on whether images are flipped.
-        flip = (rng.random(count) < (0.5 if augment.flip else 0.0)).view(np.uint8)
-        if padding:
-            shift_y, shift_x = rng.integers(-padding, padding + 1, (2, count))
-        if hole:
-            hole_y, hole_x = rng.integers(0, height, count) - hole // 2, rng.integers(0, width, count) - hole // 2
-    out = memory.empty((count, height, width, channels), dtype)
-    kernels.augment(images, rows, flip, shift_y, shift_x, hole_y, hole_x, hole, scale, offset, out)
-    return out.transpose(0, 3, 1, 2)
+    shape = (height, width, channels) if channels_last else (channels, height, width)
+    out = memory.empty((count, *shape), dtype)
+    kernels.augment(images, rows, *changes, hole, scale, offset, out, channels_last)
+    return out.transpose(0, 3, 1, 2) if channels_last else out

@@ -1,4 +1,4 @@
-"""A folder of pictures, one sub-folder a class."""
+"""A folder of images, one sub-folder a class."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _TRAIN, _TEST = ("train",), ("test", "val", "valid", "validation")
 def load_folder(
     root: str | Path, train: bool = True, *, image_size: int = 32, test_fraction: float = 0.2, seed: int = 0
 ) -> Dataset:
-    """Read a folder of pictures, one sub-folder a class, of any sizes.
+    """Read a folder of images, one sub-folder a class, of any sizes.
 
     If the folder has a sub-folder `train` and one called `test` (or `val`), these have the classes in them. Otherwise
     a part of each class is kept as test images, chosen by the seed.
@@ -25,7 +25,7 @@ def load_folder(
     train : bool, default True
         The training images rather than the test images.
     image_size : int, default 32
-        Height and width that every picture is scaled to.
+        Height and width that every image is scaled to.
     test_fraction : float, default 0.2
         Fraction of the images that is kept for testing where the folder does not say which.
     seed : int, default 0
@@ -38,7 +38,7 @@ def load_folder(
     Raises
     ------
     DataError
-        If there are no classes, a class has no pictures, or a picture cannot be read.
+        If there are no classes, a class has no images, or an image cannot be read.
     UsageError
         If an option is out of range.
     """
@@ -51,10 +51,10 @@ def load_folder(
     train_folder, test_folder = _part(root, _TRAIN), _part(root, _TEST)
     if train_folder and test_folder:
         class_names = _class_folders(train_folder)
-        paths, labels = _pictures(train_folder if train else test_folder, class_names)
+        paths, labels = _images(train_folder if train else test_folder, class_names)
     else:
         class_names = _class_folders(root)
-        paths, labels = _pictures(root, class_names)
+        paths, labels = _images(root, class_names)
         held_out = np.zeros(len(paths), bool)
         held_out[stratified_indices(labels, len(class_names), test_fraction, seed, "test_fraction")] = True
         chosen = np.flatnonzero(held_out != train)
@@ -82,7 +82,7 @@ def _class_folders(folder: Path) -> list[str]:
     return names
 
 
-def _pictures(folder: Path, class_names: list[str]) -> tuple[list[Path], np.ndarray]:
+def _images(folder: Path, class_names: list[str]) -> tuple[list[Path], np.ndarray]:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
@@ -91,7 +91,7 @@ def _pictures(folder: Path, class_names: list[str]) -> tuple[list[Path], np.ndar
         found = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in SUFFIXES)
         found = [path for path in found if not path.name.startswith(".")]
         if not found:
-            raise DataError(f"'{folder / name}' has no pictures ({', '.join(SUFFIXES)})")
+            raise DataError(f"'{folder / name}' has no images ({', '.join(SUFFIXES)})")
         paths += found
         labels += [label] * len(found)
     return paths, np.array(labels, np.int64)

@@ -1,4 +1,4 @@
-"""Reading one picture from a file that may be anything."""
+"""Reading one image from a file that may be anything."""
 
 import warnings
 from pathlib import Path
@@ -8,15 +8,15 @@ import numpy as np
 
 from nnkit.errors import DataError
 
-MAX_PIXELS = 64_000_000  # of a picture to be decoded: larger than any camera's, small enough for any memory
+MAX_PIXELS = 64_000_000  # of an image to be decoded: larger than any camera's, small enough for any memory
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 def open_image(path: str | Path, size: int | tuple[int, int] | None = None) -> np.ndarray:
-    """Read a picture as RGB, whatever its own colours are.
+    """Read an image as RGB, whatever its own colours are.
 
-    Grayscale (of 8 or 16 bits), palette and CMYK pictures are converted, transparent parts are put on white, and the
+    Grayscale (of 8 or 16 bits), palette and CMYK images are converted, transparent parts are put on white, and the
     camera's orientation is applied.
 
     Parameters
@@ -33,17 +33,17 @@ def open_image(path: str | Path, size: int | tuple[int, int] | None = None) -> n
     Raises
     ------
     DataError
-        If the file is missing, is no picture, is damaged, or has more than 64 million pixels (which is found out
+        If the file is missing, is no image, is damaged, or has more than 64 million pixels (which is found out
         before any pixel is decoded).
     """
     from PIL import Image, ImageOps
 
     try:
-        # Pillow warns of large pictures and of odd metadata; what matters of that is an error below.
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(f"'{path}' has {picture.width} × {picture.height} pixels, the limit is {MAX_PIXELS:,}")
-            rgb = _to_rgb(ImageOps.exif_transpose(picture))
+        # Pillow warns of large images and of odd metadata; what matters of that is an error below.
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"'{path}' has {image.width} × {image.height} pixels, the limit is {MAX_PIXELS:,}")
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
             if size is not None:
                 height, width = (size, size) if isinstance(size, int) else size
                 rgb = ImageOps.fit(rgb, (width, height), Image.Resampling.BICUBIC)
@@ -54,24 +54,24 @@ def open_image(path: str | Path, size: int | tuple[int, int] | None = None) -> n
         received = str(error).partition(" exceeds")[0].lower()
         raise DataError(f"'{path}' is too large: {received}, the limit is {MAX_PIXELS:,}") from None
     except Image.UnidentifiedImageError:
-        raise DataError(f"'{path}' is no picture, expected {', '.join(FORMATS)}") from None
+        raise DataError(f"'{path}' is no image, expected {', '.join(FORMATS)}") from None
     except FileNotFoundError:
         raise DataError(f"'{path}' does not exist") from None
     except IsADirectoryError:
-        raise DataError(f"'{path}' is a folder, expected a picture") from None
+        raise DataError(f"'{path}' is a folder, expected an image") from None
     except Exception as error:  # a damaged file can make a decoder fail in any way
         raise DataError(f"cannot read '{path}': {' '.join(str(error).split())[:200] or type(error).__name__}") from None
 
 
-def _to_rgb(picture: Any) -> Any:
+def _to_rgb(image: Any) -> Any:
     from PIL import Image
 
-    if picture.mode.startswith("I"):  # 16 bits, where Pillow's own conversion would clip instead of scale
-        values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
-        picture = Image.fromarray((values >> 8).astype(np.uint8))
-    elif picture.mode == "F":
-        raise DataError(f"'{picture.filename}' has floating-point pixels, expected whole numbers")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+    if image.mode.startswith("I"):  # 16 bits, where Pillow's own conversion would clip instead of scale
+        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise DataError(f"'{image.filename}' has floating-point pixels, expected whole numbers")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

@@ -30,10 +30,10 @@ def load(
     ----------
     name : {"shapes", "cifar10", "cifar100", "mnist", "fashion_mnist", "folder"}
     data_dir : str or Path, optional
-        Where the files are; see `data_folder` for the default. For "folder", the folder of pictures itself.
+        Where the files are; see `data_folder` for the default. For "folder", the folder of images itself.
     train : bool, default True
     seed : int, default 0
-        For "shapes", which shapes; for "folder", which pictures are test images.
+        For "shapes", which shapes; for "folder", which images are test images.
     classes : sequence of str, optional
         Only these classes, labelled in this order.
     download : bool, default False

@@ -83,11 +83,11 @@ def _draw(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     foreground, background = _colours(rng, count)
     light = _uniform(rng, -0.12, 0.12, count)[:, None, None] * v  # a shape is a little brighter on one side
     ground = background[:, None, None] + _texture(rng, count)[..., None]
-    picture = ground + coverage * (foreground[:, None, None] + light[..., None] - ground)
-    grain = rng.integers(0, 256, (2, *picture.shape), dtype=np.uint8).astype(np.float32)
+    image = ground + coverage * (foreground[:, None, None] + light[..., None] - ground)
+    grain = rng.integers(0, 256, (2, *image.shape), dtype=np.uint8).astype(np.float32)
     strength = _uniform(rng, 0.01, 0.1, count)[:, None, None, None]
-    picture += strength * ((grain[0] + grain[1]) / 255 - 1)
-    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+    image += strength * ((grain[0] + grain[1]) / 255 - 1)
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _colours(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:

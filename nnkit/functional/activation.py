@@ -273,13 +273,17 @@ def tanh_backward(dout: np.ndarray, cache: Any) -> np.ndarray:
     return _arrays.shaped(dx, layout)
 
 
-def add_forward(a: np.ndarray, b: np.ndarray, *, relu: bool = False) -> tuple[np.ndarray, Any]:
+def add_forward(
+    a: np.ndarray, b: np.ndarray, *, relu: bool = False, overwrite_a: bool = False
+) -> tuple[np.ndarray, Any]:
     """Add two arrays, and rectify the sum in the same pass if wanted, as a residual block ends.
 
     Parameters
     ----------
     a, b : ndarray of one shape
     relu : bool, default False
+    overwrite_a : bool, default False
+        Whether the sum may take a's place in memory, which spares an array.
 
     Returns
     -------
@@ -300,8 +304,9 @@ def add_forward(a: np.ndarray, b: np.ndarray, *, relu: bool = False) -> tuple[np
     a, b = _arrays.floats("add", a, b)
     _arrays.check_shape("add", "b", b, a.shape)
     layout = _arrays.layout(a)
-    out = memory.empty(a.size, a.dtype)
-    kernels.add(_arrays.flat(a, layout), _arrays.flat(b, layout), out, relu)
+    flat_a = _arrays.flat(a, layout)
+    out = flat_a if overwrite_a and flat_a.flags.writeable else memory.empty(a.size, a.dtype)
+    kernels.add(flat_a, _arrays.flat(b, layout), out, relu)
     return _arrays.shaped(out, layout), (out, layout) if relu else None
 
 

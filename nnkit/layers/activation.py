@@ -1,5 +1,6 @@
 """Activation layers: the functions of `nnkit.functional.activation` with a memory."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,28 +10,40 @@ from nnkit.errors import UsageError
 from nnkit.layers.base import Layer
 
 
-class ReLU(Layer):
-    """`out = max(x, 0)`; see `nnkit.functional.relu_forward`."""
+class _Activation(Layer):
+    """Calls a forward/backward pair, and keeps the cache from one to the other."""
+
+    _function: Callable[[np.ndarray], tuple[np.ndarray, Any]]
+    _gradient: Callable[[np.ndarray, Any], np.ndarray]
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         """Map any shape to the same."""
-        out, cache = functional.relu_forward(x)
+        out, cache = self._function(x)
         if training:
             self.keep(cache)
         return out
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """Return dx."""
-        return functional.relu_backward(dout, self.take())
+        return self._gradient(dout, self.take())
 
 
-class LeakyReLU(Layer):
+class ReLU(_Activation):
+    """`out = max(x, 0)`; see `nnkit.functional.relu_forward`."""
+
+    _function = staticmethod(functional.relu_forward)
+    _gradient = staticmethod(functional.relu_backward)
+
+
+class LeakyReLU(_Activation):
     """`out = x if x > 0 else negative_slope * x`; see `nnkit.functional.leaky_relu_forward`.
 
     Parameters
     ----------
     negative_slope : float, default 0.01
     """
+
+    _gradient = staticmethod(functional.leaky_relu_backward)
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
@@ -43,22 +56,20 @@ class LeakyReLU(Layer):
             self.keep(cache)
         return out
 
-    def backward(self, dout: np.ndarray) -> np.ndarray:
-        """Return dx."""
-        return functional.leaky_relu_backward(dout, self.take())
-
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"negative_slope": self.negative_slope}
 
 
-class GELU(Layer):
+class GELU(_Activation):
     """`out = x * Phi(x)`; see `nnkit.functional.gelu_forward`.
 
     Parameters
     ----------
     approximate : "none" or "tanh", default "none"
     """
+
+    _gradient = staticmethod(functional.gelu_backward)
 
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
@@ -73,73 +84,37 @@ class GELU(Layer):
             self.keep(cache)
         return out
 
-    def backward(self, dout: np.ndarray) -> np.ndarray:
-        """Return dx."""
-        return functional.gelu_backward(dout, self.take())
-
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"approximate": self.approximate}
 
 
-class SiLU(Layer):
+class SiLU(_Activation):
     """`out = x * sigmoid(x)`; see `nnkit.functional.silu_forward`."""
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        """Map any shape to the same."""
-        out, cache = functional.silu_forward(x)
-        if training:
-            self.keep(cache)
-        return out
-
-    def backward(self, dout: np.ndarray) -> np.ndarray:
-        """Return dx."""
-        return functional.silu_backward(dout, self.take())
+    _function = staticmethod(functional.silu_forward)
+    _gradient = staticmethod(functional.silu_backward)
 
 
-class Sigmoid(Layer):
+class Sigmoid(_Activation):
     """`out = 1 / (1 + exp(-x))`; see `nnkit.functional.sigmoid_forward`."""
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        """Map any shape to the same."""
-        out, cache = functional.sigmoid_forward(x)
-        if training:
-            self.keep(cache)
-        return out
-
-    def backward(self, dout: np.ndarray) -> np.ndarray:
-        """Return dx."""
-        return functional.sigmoid_backward(dout, self.take())
+    _function = staticmethod(functional.sigmoid_forward)
+    _gradient = staticmethod(functional.sigmoid_backward)
 
 
-class Tanh(Layer):
+class Tanh(_Activation):
     """`out = tanh(x)`; see `nnkit.functional.tanh_forward`."""
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        """Map any shape to the same."""
-        out, cache = functional.tanh_forward(x)
-        if training:
-            self.keep(cache)
-        return out
-
-    def backward(self, dout: np.ndarray) -> np.ndarray:
-        """Return dx."""
-        return functional.tanh_backward(dout, self.take())
+    _function = staticmethod(functional.tanh_forward)
+    _gradient = staticmethod(functional.tanh_backward)
 
 
-class Softmax(Layer):
+class Softmax(_Activation):
     """Probabilities over the classes, axis 1; see `nnkit.functional.softmax_forward`.
 
     `CrossEntropyLoss` wants scores and has its own softmax: do not put this layer before it.
     """
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        """Map (N, C, ...) to the same."""
-        out, cache = functional.softmax_forward(x)
-        if training:
-            self.keep(cache)
-        return out
-
-    def backward(self, dout: np.ndarray) -> np.ndarray:
-        """Return dx."""
-        return functional.softmax_backward(dout, self.take())
+    _function = staticmethod(functional.softmax_forward)
+    _gradient = staticmethod(functional.softmax_backward)

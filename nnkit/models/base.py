@@ -165,7 +165,9 @@ class Model(Layer):
     @property
     def flat_params(self) -> np.ndarray:
         """All parameters, one after the other in forward order."""
-        return self._flat_arrays()[0]
+        params = self._flat_arrays()[0]
+        self._require_packed(params)
+        return params
 
     @property
     def flat_grads(self) -> np.ndarray:
@@ -487,16 +489,18 @@ class Model(Layer):
         self._require_built()
         if self._flat is None:
             raise UsageError(f"{self.label}: only the whole model has flat_params and flat_grads, not its parts")
-        params = self._flat[0]
+        return self._flat
+
+    def _require_packed(self, flat: np.ndarray) -> None:
+        """Find a parameter that is stored elsewhere, where an optimizer's step would not reach it."""
         for leaf in self.leaves():
-            for key, array in leaf.params.items():  # an optimizer's step does not reach what is stored elsewhere
-                if array.base is not params and array.size and not np.may_share_memory(array, params):
+            for key, array in leaf.params.items():
+                if array.base is not flat and array.size and not np.may_share_memory(array, flat):
                     name = _full_name(leaf, key)
                     raise UsageError(
                         f"{self.label}: {name!r} is no longer part of flat_params: it was assigned anew (write into it "
                         f"instead, with [...] =), or its layer was built or copied into another model"
                     )
-        return self._flat
 
     def _pack(self) -> None:
         """Move all parameters and gradients of the tree into two flat arrays."""

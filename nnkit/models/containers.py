@@ -180,7 +180,9 @@ class Residual(Model):
         steps, end = self._steps()
         dmain, around = end.backward(dout)
         around = around if self.shortcut is None else self.shortcut.backward(around)
-        return functional.add_forward(fusion.backward(steps, dmain), around)[0]
+        dx = fusion.backward(steps, dmain)
+        own = not np.may_share_memory(dx, dmain)  # layers that pass it on, such as a dropout of 0, give dout itself
+        return functional.add_forward(dx, around, overwrite_a=own)[0]
 
     def _plan(self) -> tuple[list[fusion.Step], fusion.Sum]:
         main = self.main.layers.values() if type(self.main) is Sequential else [self.main]

@@ -27,11 +27,12 @@ def summary_table(model: "Model", kernels: bool = False) -> str:
     str
     """
     fused = model.fused() if kernels else {}
+    wanted = _input_gradients(model) if kernels else set()
     rows = [("", "input", _shape(model.input_shape), "", "", "")]
     for leaf in model.leaves():
         parameters = sum(array.size for array in leaf.params.values())
         flops = leaf.flops()
-        runs = _runs(leaf, fused.get(leaf.name)) if kernels else ""
+        runs = _runs(leaf, fused.get(leaf.name), leaf in wanted) if kernels else ""
         name = _short(leaf) if kernels else repr(leaf)
         count = f"{parameters:,}{' frozen' if leaf.frozen else ''}" if parameters else ""
         rows.append((leaf.name, name, _shape(leaf.output_shape), count, _si(flops) if flops else "", runs))
@@ -47,12 +48,28 @@ def summary_table(model: "Model", kernels: bool = False) -> str:
     size = _bytes(total * model.dtype.itemsize)
     lines.append(f"{size} of {model.dtype} parameters; FLOPs of convolutions and linear layers, forward, per example")
     if kernels:
-        passes = "forward, backward to the input and to the weight, where they differ"
+        passes = "forward, backward to input and weight where they differ; – is not run"
         lines.append(f"{_ext.kernels.name} kernels, batches of {_BATCH}; convolutions: {passes}")
     return "\n".join(lines)
 
 
-def _runs(leaf: Layer, runner: str | None) -> str:
+def _input_gradients(layer: Layer, wanted: bool = False) -> set[Layer]:
+    """Return the layers whose input gradient training computes: something before them is trained, or it is `wanted`."""
+    from nnkit.models.base import Model
+    from nnkit.models.containers import Residual
+
+    if not isinstance(layer, Model):
+        return {layer} if wanted else set()
+    found: set[Layer] = set()
+    trained = wanted
+    for child in layer.children().values():
+        around = isinstance(layer, Residual) and child is layer.shortcut  # starts where the main way does
+        found |= _input_gradients(child, wanted if around else trained)
+        trained = trained or child.trainable
+    return found
+
+
+def _runs(leaf: Layer, runner: str | None, input_gradient: bool) -> str:
     """Say how a layer runs: as a part of another one, or by which algorithms."""
     if runner is not None:
         return f"fused into {runner}"
@@ -62,11 +79,12 @@ def _runs(leaf: Layer, runner: str | None) -> str:
     channels, *size = leaf.input_shape
     algorithm = get_conv_algorithm() if leaf.algorithm is None else leaf.algorithm
     shapes = (_BATCH, *size, channels), leaf.params["weight"].shape
+    passes = {"forward": True, "backward_input": input_gradient, "backward_weight": leaf.trainable}
     used = [
-        _ext.kernels.conv2d_algorithm(name, *shapes, leaf.stride, leaf.padding, leaf.dtype, algorithm)
-        for name in ("forward", "backward_input", "backward_weight")
+        _ext.kernels.conv2d_algorithm(name, *shapes, leaf.stride, leaf.padding, leaf.dtype, algorithm) if runs else "–"
+        for name, runs in passes.items()
     ]
-    return used[0] if len(set(used)) == 1 else ", ".join(used)
+    return used[0] if set(used) <= {used[0], "–"} else ", ".join(used)
 
 
 def _short(leaf: Layer) -> str:

@@ -158,10 +158,10 @@ def _example_grid(
         subtitle += " Mistakes (✗) are framed; under them the true class and its share."
         caption_height = 0.56
     figure, cells = cell_grid(len(chosen), min(5, len(chosen)), 1.5, caption_height, title, subtitle)
-    pictures = _displayable(images[chosen])
-    for axes, picture, true, shares in zip(cells, pictures, labels[chosen], probabilities[chosen], strict=True):
-        show_image(axes, picture)
-        _caption(axes, picture.shape[:2], int(true), np.nan_to_num(shares), names)
+    shown = _displayable(images[chosen])
+    for axes, image, true, shares in zip(cells, shown, labels[chosen], probabilities[chosen], strict=True):
+        show_image(axes, image)
+        _caption(axes, image.shape[:2], int(true), np.nan_to_num(shares), names)
     return figure
 
 

@@ -153,10 +153,10 @@ def cell_grid(
     return figure, cells
 
 
-def show_image(axes: "Axes", picture: np.ndarray) -> None:
+def show_image(axes: "Axes", image: np.ndarray) -> None:
     """Draw one (H, W, 1 or 3) image with values in 0…1 in the middle of its square cell."""
-    height, width = picture.shape[:2]
-    axes.imshow(picture if picture.shape[2] == 3 else picture[:, :, 0], cmap="gray", vmin=0, vmax=1, aspect="auto")
+    height, width = image.shape[:2]
+    axes.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", vmin=0, vmax=1, aspect="auto")
     half = max(height, width) / 2
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
     axes.set(xlim=(middle_x - half, middle_x + half), ylim=(middle_y + half, middle_y - half))

@@ -64,12 +64,12 @@ def filters(
         strongest = np.argsort(-np.square(kernels).sum(axis=(1, 2, 3)), kind="stable")
         chosen, notes = np.sort(strongest[:_MOST_FILTERS]), [*notes, f"The {_MOST_FILTERS} with the largest weights."]
     largest = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
-    pictures = (0.5 + kernels / np.where(largest > 0, 2 * largest, 1)).transpose(0, 2, 3, 1)
+    images = (0.5 + kernels / np.where(largest > 0, 2 * largest, 1)).transpose(0, 2, 3, 1)
     columns = min(8, len(chosen)) if names is None else min(5, len(chosen))
     size = 0.92 if names is None else 1.5
     figure, cells = cell_grid(len(chosen), columns, size, 0.12 if names is None else 0.4, title, " ".join(notes))
     for axes, index in zip(cells, chosen, strict=True):
-        show_image(axes, pictures[index])
+        show_image(axes, images[index])
         if names is not None:
             axes.annotate(shorten(names[index], 20), (0, 0), (0, -6), **UNDER, color=INK)
     return figure

@@ -1,7 +1,7 @@
-/* Convolution of pictures, which have few channels: a net's first layer, forward and backward to the weight.
+/* Convolution of images with few channels: a net's first layer, forward and backward to the weight.
 
    A pixel of the output meets a patch of kernel_y x kernel_x x channels numbers, too short in each direction to be
-   summed over a few channels at a time. Patches are not copied out: in a band of the picture, framed with zeros, number
+   summed over a few channels at a time. Patches are not copied out: in a band of the image, framed with zeros, number
    k of the patch of pixel p is frame[pixel[p] + entry[k]], so that two small tables describe the whole matrix of
    patches. Forward, a register tile takes ROWS pixels and walks the entries; backward it takes ROWS entries and walks
    the pixels. Output channels are taken in vectors, the last of which ends with the last channel: rather than reach
@@ -16,20 +16,19 @@ typedef struct {
     real *frames;                                  /* each thread's own */
     ptrdiff_t frame_size;
     int threads;
-} FN(picture);
+} FN(first_layer);
 
 typedef struct { ptrdiff_t first, pixels; } FN(band);  /* the first output pixel, counted over all images; how many */
 
-INLINE int FN(is_picture)(const nnkit_window *w)
+INLINE int FN(is_first_layer)(const nnkit_window *w)
 {
-    return w->channels > 0 && w->channels <= 4 && w->out_channels > 0 && w->kernel_x > 1 && w->pad_y < w->kernel_y
-           && w->pad_x < w->kernel_x;
+    return w->channels > 0 && w->channels <= 4 && w->kernel_x > 1 && w->pad_y < w->kernel_y && w->pad_x < w->kernel_x;
 }
 
-KERNEL FN(picture) FN(describe_picture)(const nnkit_window *w, const real *x)
+KERNEL FN(first_layer) FN(describe_first_layer)(const nnkit_window *w, const real *x)
 {
     enum { PIXELS = 1024 };  /* in a band */
-    FN(picture) g = {.w = w, .x = x, .pitch = (w->width + 2 * w->pad_x) * w->channels,
+    FN(first_layer) g = {.w = w, .x = x, .pitch = (w->width + 2 * w->pad_x) * w->channels,
                      .depth = w->kernel_y * w->kernel_x * w->channels, .vectors = CEIL_DIV(w->out_channels, LANES)};
     g.rows = MIN(MAX(PIXELS / w->out_width, 1), w->out_height);
     g.bands = w->batch * CEIL_DIV(w->out_height, g.rows);
@@ -39,7 +38,7 @@ KERNEL FN(picture) FN(describe_picture)(const nnkit_window *w, const real *x)
 }
 
 /* The tables. Entries come in the order in which a weight (in, y, x) lies, and ROWS more, which repeat the first. */
-KERNEL void FN(find_patches)(FN(picture) *g, ptrdiff_t *pixel, ptrdiff_t *entry)
+KERNEL void FN(find_patches)(FN(first_layer) *g, ptrdiff_t *pixel, ptrdiff_t *entry)
 {
     const nnkit_window *w = g->w;
     g->pixel = pixel, g->entry = entry;
@@ -54,13 +53,13 @@ KERNEL void FN(find_patches)(FN(picture) *g, ptrdiff_t *pixel, ptrdiff_t *entry)
 }
 
 /* The first channel of an output vector: the last ends with the last channel, for that overlaps the one before. */
-INLINE ptrdiff_t FN(first_channel)(const FN(picture) *g, ptrdiff_t vector)
+INLINE ptrdiff_t FN(first_channel)(const FN(first_layer) *g, ptrdiff_t vector)
 {
     return MAX(MIN(vector * LANES, g->w->out_channels - LANES), 0);
 }
 
 /* Bring the input of a band into the frame. */
-KERNEL FN(band) FN(frame_band)(const FN(picture) *g, ptrdiff_t index, real *frame)
+KERNEL FN(band) FN(frame_band)(const FN(first_layer) *g, ptrdiff_t index, real *frame)
 {
     const nnkit_window *w = g->w;
     ptrdiff_t bands = CEIL_DIV(w->out_height, g->rows), image = index / bands, top = index % bands * g->rows;
@@ -91,20 +90,20 @@ INLINE void FN(multiply_at)(int rows, int vectors, const real *const a[ROWS], co
 }
 
 typedef struct {
-    FN(picture) g;
+    FN(first_layer) g;
     const real *panels, *starts;                   /* for each vector the weights [depth][LANES], and the bias */
     int relu;
     real *out;
-} FN(picture_forward);
+} FN(first_layer_forward);
 
 typedef struct {                                   /* ROWS output pixels; beyond the last, that is repeated */
     const real *in[ROWS];
     real *out[ROWS];
 } FN(pixels);
 
-INLINE void FN(forward_tile)(int vectors, const FN(picture_forward) *f, const FN(pixels) *pixels, ptrdiff_t vector)
+INLINE void FN(forward_tile)(int vectors, const FN(first_layer_forward) *f, const FN(pixels) *pixels, ptrdiff_t vector)
 {
-    const FN(picture) *g = &f->g;
+    const FN(first_layer) *g = &f->g;
     const real *panel = f->panels + vector * g->depth * LANES;
     vec sums[ROWS][2];
     UNROLL
@@ -128,11 +127,11 @@ INLINE void FN(forward_tile)(int vectors, const FN(picture_forward) *f, const FN
 }
 
 /* A band, with as many vectors of weights at a time as a near cache holds: memory is written fastest pixel by pixel. */
-KERNEL void FN(picture_forward_task)(void *job, ptrdiff_t index, int thread)
+KERNEL void FN(first_layer_forward_task)(void *job, ptrdiff_t index, int thread)
 {
     enum { NEAR = (64 << 10) / REAL_BYTES };
-    const FN(picture_forward) *f = job;
-    const FN(picture) *g = &f->g;
+    const FN(first_layer_forward) *f = job;
+    const FN(first_layer) *g = &f->g;
     real *frame = g->frames + thread * g->frame_size;
     FN(band) band = FN(frame_band)(g, index, frame);
     ptrdiff_t held = MAX(NEAR / (g->depth * PANEL), 1) * 2;
@@ -153,8 +152,8 @@ KERNEL void FN(picture_forward_task)(void *job, ptrdiff_t index, int thread)
 }
 
 /* The weight's and the bias's vectors of channels. */
-KERNEL void FN(pack_picture_weight)(const FN(picture) *g, const real *weight, const real *bias, real *panels,
-                                    real *starts)
+KERNEL void FN(pack_first_layer_weight)(const FN(first_layer) *g, const real *weight, const real *bias, real *panels,
+                                        real *starts)
 {
     ptrdiff_t width = MIN(LANES, g->w->out_channels);
     memset(starts, 0, sizeof(real) * g->vectors * LANES);
@@ -168,13 +167,11 @@ KERNEL void FN(pack_picture_weight)(const FN(picture) *g, const real *weight, co
     }
 }
 
-KERNEL int FN(convolve_picture)(const nnkit_window *w, const real *x, const real *weight, const real *bias, int relu,
-                                real *out)
+KERNEL int FN(convolve_first_layer)(const nnkit_window *w, const real *x, const real *weight, const real *bias,
+                                    int relu, real *out)
 {
-    if (w->batch == 0)  /* an empty array may claim images of any size: prepare nothing */
-        return 0;
-    FN(picture_forward) f = {.g = FN(describe_picture)(w, x), .relu = relu, .out = out};
-    FN(picture) *g = &f.g;
+    FN(first_layer_forward) f = {.g = FN(describe_first_layer)(w, x), .relu = relu, .out = out};
+    FN(first_layer) *g = &f.g;
     size_t total = 0;
     size_t pixel = nnkit_reserve(&total, sizeof(ptrdiff_t) * g->rows * w->out_width);
     size_t entry = nnkit_reserve(&total, sizeof(ptrdiff_t) * (g->depth + ROWS));
@@ -185,23 +182,23 @@ KERNEL int FN(convolve_picture)(const nnkit_window *w, const real *x, const real
     if (!scratch)
         return -1;
     FN(find_patches)(g, (ptrdiff_t *)(scratch + pixel), (ptrdiff_t *)(scratch + entry));
-    FN(pack_picture_weight)(g, weight, bias, (real *)(scratch + panels), (real *)(scratch + starts));
+    FN(pack_first_layer_weight)(g, weight, bias, (real *)(scratch + panels), (real *)(scratch + starts));
     g->frames = (real *)(scratch + frames);
     f.panels = (real *)(scratch + panels), f.starts = (real *)(scratch + starts);
-    nnkit_parallel(g->threads, g->bands, FN(picture_forward_task), &f);
+    nnkit_parallel(g->threads, g->bands, FN(first_layer_forward_task), &f);
     return 0;
 }
 
 typedef struct {
-    FN(picture) g;
+    FN(first_layer) g;
     const real *dout;
     ptrdiff_t parts, entries;                      /* parts of the batch; depth, in whole tiles */
     real *partial;                                 /* [part][vector][entry][LANES] */
     double *bias_partial;                          /* [part][vector][LANES] */
-} FN(picture_weight);
+} FN(first_layer_weight);
 
 /* `rows` entries from k on times one or two vectors of dout, over a stretch of pixels. */
-INLINE void FN(backward_tile)(int rows, int vectors, const FN(picture_weight) *f, const real *frame,
+INLINE void FN(backward_tile)(int rows, int vectors, const FN(first_layer_weight) *f, const real *frame,
                               const ptrdiff_t *pixel, ptrdiff_t pixels, ptrdiff_t k, const real *const dout[2],
                               ptrdiff_t pitch, real *partial)
 {
@@ -223,8 +220,9 @@ INLINE void FN(backward_tile)(int rows, int vectors, const FN(picture_weight) *f
 }
 
 /* All entries; half a tile where no more is left. */
-INLINE void FN(backward_stretch)(int vectors, const FN(picture_weight) *f, const real *frame, const ptrdiff_t *pixel,
-                                 ptrdiff_t pixels, const real *const dout[2], ptrdiff_t pitch, real *partial)
+INLINE void FN(backward_stretch)(int vectors, const FN(first_layer_weight) *f, const real *frame,
+                                 const ptrdiff_t *pixel, ptrdiff_t pixels, const real *const dout[2], ptrdiff_t pitch,
+                                 real *partial)
 {
     for (ptrdiff_t k = 0; k < f->g.depth; k += ROWS)
         if (f->g.depth - k > ROWS / 2)
@@ -262,11 +260,11 @@ KERNEL const real *FN(widen)(const real *dout, ptrdiff_t channels, ptrdiff_t pix
 
 /* A part of the batch, band by band. Sums of a stretch are added to those before: so the error grows with a stretch's
    length and their number only. */
-KERNEL void FN(picture_weight_task)(void *job, ptrdiff_t part, int thread)
+KERNEL void FN(first_layer_weight_task)(void *job, ptrdiff_t part, int thread)
 {
     enum { STRETCH = 96 };  /* pixels: their dout stays in the L1 cache while all entries meet it */
-    const FN(picture_weight) *f = job;
-    const FN(picture) *g = &f->g;
+    const FN(first_layer_weight) *f = job;
+    const FN(first_layer) *g = &f->g;
     ptrdiff_t channels = g->w->out_channels, pitch = MAX(channels, LANES);
     real *frame = g->frames + thread * g->frame_size, wide[STRETCH * LANES];
     real *partial = f->partial + part * g->vectors * f->entries * LANES;
@@ -293,17 +291,17 @@ KERNEL void FN(picture_weight_task)(void *job, ptrdiff_t part, int thread)
 }
 
 typedef struct {
-    const FN(picture_weight) *f;
+    const FN(first_layer_weight) *f;
     real *dweight, *dbias;
-} FN(picture_reduction);
+} FN(first_layer_reduction);
 
 /* Add up the parts of one vector, in their order, and bring its channels, but those of the one before, home. */
-KERNEL void FN(reduce_picture_task)(void *job, ptrdiff_t vector, int thread)
+KERNEL void FN(reduce_first_layer_task)(void *job, ptrdiff_t vector, int thread)
 {
     (void)thread;
-    const FN(picture_reduction) *r = job;
-    const FN(picture_weight) *f = r->f;
-    const FN(picture) *g = &f->g;
+    const FN(first_layer_reduction) *r = job;
+    const FN(first_layer_weight) *f = r->f;
+    const FN(first_layer) *g = &f->g;
     ptrdiff_t first = vector * LANES, width = MIN(LANES, g->w->out_channels - first);
     ptrdiff_t lane = first - FN(first_channel)(g, vector), part_size = g->vectors * f->entries * LANES;
     real *sums = f->partial + vector * f->entries * LANES;
@@ -319,12 +317,12 @@ KERNEL void FN(reduce_picture_task)(void *job, ptrdiff_t vector, int thread)
     }
 }
 
-KERNEL int FN(convolve_picture_weight)(const nnkit_window *w, const real *x, const real *dout, real *dweight,
-                                       real *dbias)
+KERNEL int FN(convolve_first_layer_weight)(const nnkit_window *w, const real *x, const real *dout, real *dweight,
+                                           real *dbias)
 {
     enum { PARTS = 16, PARTIAL = (16 << 20) / REAL_BYTES };
-    FN(picture_weight) f = {.g = FN(describe_picture)(w, x), .dout = dout};
-    FN(picture) *g = &f.g;
+    FN(first_layer_weight) f = {.g = FN(describe_first_layer)(w, x), .dout = dout};
+    FN(first_layer) *g = &f.g;
     f.entries = CEIL_DIV(g->depth, ROWS) * ROWS;
     f.parts = MIN(MIN(g->bands, PARTS), PARTIAL / (g->vectors * f.entries * LANES));
     f.parts = MAX(f.parts, 1);
@@ -341,8 +339,8 @@ KERNEL int FN(convolve_picture_weight)(const nnkit_window *w, const real *x, con
     g->frames = (real *)(scratch + frames);
     f.partial = memset(scratch + partial, 0, total - partial);
     f.bias_partial = (double *)(scratch + bias);
-    nnkit_parallel(g->threads, f.parts, FN(picture_weight_task), &f);
-    FN(picture_reduction) reduction = {&f, dweight, dbias};
-    nnkit_parallel(g->threads, g->vectors, FN(reduce_picture_task), &reduction);
+    nnkit_parallel(g->threads, f.parts, FN(first_layer_weight_task), &f);
+    FN(first_layer_reduction) reduction = {&f, dweight, dbias};
+    nnkit_parallel(g->threads, g->vectors, FN(reduce_first_layer_task), &reduction);
     return 0;
 }

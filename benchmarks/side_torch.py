@@ -1,7 +1,7 @@
 """PyTorch's side of a comparison: a process that trains or predicts at the pace that `workers.Worker` sets.
 
-A variant is a set of words: "fused" (optimizer), "inplace" (ReLU), "channels_last", "compile", "jit" (prediction only).
-Without any, PyTorch is used as its tutorials do.
+A variant is a set of words: "fused" (optimizer), "inplace" (ReLU), "channels_last", "compile", and for prediction "jit"
+and "one_thread". Without any, PyTorch is used as its tutorials do.
 """
 
 import json
@@ -74,6 +74,8 @@ def modified(module: nn.Module, variant: Set[str]) -> nn.Module:
 
 def predict(net: nets.Net, variant: Set[str], batch: int, pace: Pace) -> None:
     """Predict the labels of one batch again and again."""
+    if "one_thread" in variant:
+        torch.set_num_threads(1)
     images, _ = nets.images(batch, net.classes)
     x = (torch.from_numpy(images).float() / 255 - torch.tensor(nets.MEAN)) / torch.tensor(nets.STD)
     x = x.permute(0, 3, 1, 2)  # this is channels-last

@@ -36,6 +36,7 @@ WORDS = {
     "channels_last": "channels_last",
     "compile": "torch.compile",
     "jit": "torch.jit",
+    "one_thread": "one thread",
 }
 Variant = tuple[str, ...]
 Result = dict[str, Any]
@@ -126,7 +127,11 @@ class Contest:
         variants: list[Variant] = [("jit",)] if self.task == "predict" else [("fused", "inplace")]
         if self.net.images:
             variants += [("channels_last", *variants[0])] + [("channels_last",)] * (self.task == "predict")
-        return variants[:2][-1:] if self.options.quick else variants
+        if self.options.quick:
+            return variants[:2][-1:]
+        if self.task == "predict" and self.batch == 1:  # so little work that a second thread may only cost time
+            variants += [(*variant, "one_thread") for variant in variants]
+        return variants
 
     def compiled_variants(self, best: Variant) -> list[Variant]:
         """Return what to try with torch.compile, in the memory layout that has won without."""

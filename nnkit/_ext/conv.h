@@ -147,13 +147,14 @@ KERNEL void FN(pack_weight)(const FN(packing) *p, ptrdiff_t index, real *panel)
             FN(copy_transposed)(p->weight + (o * p->in + first) * p->taps, p->taps, panel + o * PANEL,
                                 depth * PANEL, width, p->taps);
     else
-        for (ptrdiff_t c = 0; c < depth * p->taps; c += LANES) {  /* c counts (in, tap) as the weight lies */
+        for (ptrdiff_t c = 0, in = 0, tap = 0; c < depth * p->taps; c += LANES) {  /* c counts (in, tap) as they lie */
             real rows[LANES * PANEL];
             ptrdiff_t count = MIN(LANES, depth * p->taps - c);
             FN(copy_transposed)(p->weight + first * depth * p->taps + c, depth * p->taps, rows, PANEL, width, count);
-            for (ptrdiff_t r = 0; r < count; r++)
-                memcpy(panel + ((c + r) % p->taps * depth + (c + r) / p->taps) * PANEL, rows + r * PANEL,
-                       sizeof(real) * width);
+            for (ptrdiff_t r = 0; r < count; r++) {
+                memcpy(panel + (tap * depth + in) * PANEL, rows + r * PANEL, sizeof(real) * width);
+                tap = tap + 1 < p->taps ? tap + 1 : 0, in += tap == 0;
+            }
         }
 }
 

@@ -42,8 +42,9 @@ KERNEL int FN(conv2d_forward)(const nnkit_window *w, int algorithm, const void *
         return 0;
     algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_FORWARD);
     if (algorithm == NNKIT_DIRECT)
-        return FN(is_first_layer)(w) ? FN(convolve_first_layer)(w, x, weight, bias, relu, out)
-                                 : FN(convolve)(w, x, weight, bias, relu, out, 0);
+        return FN(is_few)(w)           ? FN(convolve_few)(w, x, weight, bias, relu, out)
+               : FN(is_first_layer)(w) ? FN(convolve_first_layer)(w, x, weight, bias, relu, out)
+                                       : FN(convolve)(w, x, weight, bias, relu, out, 0);
     return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out, 0);
 }
 

@@ -212,13 +212,15 @@ KERNEL void FN(gemm_task)(void *job, ptrdiff_t index, int thread)
 #define DOT_COLUMNS 16  /* of b, read once for all rows of a while they are in the cache */
 #define DOT_ROWS 64
 
-/* out[r][c] for `rows` (2 or 4) rows of a and LANES / rows columns of b, of which height x width are there; what is not
-   is a repetition of the last. A tile of one row would have to walk along so many columns at once, usually a multiple
-   of 4 KiB apart, that they drive each other out of the cache. */
-INLINE void FN(dot_tile)(int rows, const FN(product) *p, ptrdiff_t i, ptrdiff_t j, ptrdiff_t height, ptrdiff_t width)
+/* out[r][c] for `rows` (1, 2 or 4) rows of a and some columns of b, of which height x width are there; what is not is a
+   repetition of the last. There are LANES sums at once, `parts` for each dot product: a tile of one row and LANES
+   columns would have to walk along so many, usually a multiple of 4 KiB apart, that they drive each other out of the
+   cache. */
+INLINE void FN(dot_tile)(int rows, int parts, const FN(product) *p, ptrdiff_t i, ptrdiff_t j, ptrdiff_t height,
+                         ptrdiff_t width)
 {
-    const int columns = LANES / rows;
-    const real *a[4], *b[LANES / 2];
+    const int columns = LANES / (rows * parts);
+    const real *a[4], *b[LANES];
     vec sums[LANES];
     UNROLL
     for (int r = 0; r < rows; r++)
@@ -230,24 +232,24 @@ INLINE void FN(dot_tile)(int rows, const FN(product) *p, ptrdiff_t i, ptrdiff_t 
     for (int s = 0; s < LANES; s++)
         sums[s] = (vec){0};
     ptrdiff_t k = 0;
-    for (; k + LANES <= p->k; k += LANES) {
+    for (; k + parts * LANES <= p->k; k += parts * LANES) {
         vec left[4];
         UNROLL
-        for (int r = 0; r < rows; r++)
-            left[r] = FN(load)(a[r] + k);
+        for (int r = 0; r < rows * parts; r++)
+            left[r] = FN(load)(a[r / parts] + k + r % parts * LANES);
         UNROLL
-        for (int c = 0; c < columns; c++) {
-            vec right = FN(load)(b[c] + k);
+        for (int c = 0; c < columns; c++)
             UNROLL
-            for (int r = 0; r < rows; r++)
-                sums[c * rows + r] += left[r] * right;
-        }
+            for (int r = 0; r < rows * parts; r++)
+                sums[c * rows * parts + r] += left[r] * FN(load)(b[c] + k + r % parts * LANES);
     }
     real totals[LANES];
     FN(store)(totals, FN(sums_of)(sums));
     for (int c = 0; c < columns && c < width; c++)
         for (int r = 0; r < rows && r < height; r++) {
-            real *out = p->out + (i + r) * p->out_pitch + j + c, sum = totals[c * rows + r];
+            real *out = p->out + (i + r) * p->out_pitch + j + c, sum = 0;
+            for (int part = 0; part < parts; part++)
+                sum += totals[(c * rows + r) * parts + part];
             for (ptrdiff_t rest = k; rest < p->k; rest++)
                 sum += a[r][rest] * b[c][rest];
             sum += (p->bias ? p->bias[j + c] : 0) + (p->accumulate ? *out : 0);
@@ -257,21 +259,22 @@ INLINE void FN(dot_tile)(int rows, const FN(product) *p, ptrdiff_t i, ptrdiff_t 
 
 KERNEL void FN(dot_task)(void *job, ptrdiff_t index, int thread)
 {
+    enum { FOUR = LANES < 4 ? LANES : 4 };
     (void)thread;
     const FN(product) *p = job;
     ptrdiff_t i = index / p->blocks_n * DOT_ROWS, j = index % p->blocks_n * DOT_COLUMNS;
     ptrdiff_t end_i = MIN(i + DOT_ROWS, p->m), end_j = MIN(j + DOT_COLUMNS, p->n);
     while (i < end_i) {
-        int rows = end_i - i > 2 && LANES >= 4 ? 4 : 2;
-        ptrdiff_t height = MIN(rows, end_i - i);
-        for (ptrdiff_t c = j; c < end_j; c += LANES / rows) {
-            ptrdiff_t width = MIN(LANES / rows, end_j - c);
-            if (rows == 2)
-                FN(dot_tile)(2, p, i, c, height, width);
-#if VECTOR_BYTES / REAL_BYTES >= 4
+        int rows = end_i - i > 2 ? FOUR : (int)(end_i - i);
+        ptrdiff_t height = MIN(rows, end_i - i), columns = rows == 1 ? FOUR : LANES / rows;
+        for (ptrdiff_t c = j; c < end_j; c += columns) {
+            ptrdiff_t width = MIN(columns, end_j - c);
+            if (rows == 1)
+                FN(dot_tile)(1, LANES / FOUR, p, i, c, height, width);
+            else if (rows == 2)
+                FN(dot_tile)(2, 1, p, i, c, height, width);
             else
-                FN(dot_tile)(4, p, i, c, height, width);
-#endif
+                FN(dot_tile)(FOUR, 1, p, i, c, height, width);
         }
         i += height;
     }
@@ -287,7 +290,8 @@ KERNEL int FN(gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias,
         return 0;
     if (a.column == 1 && b.row == 1 && (m <= 8 || n <= DOT_COLUMNS)) {
         p.blocks_n = CEIL_DIV(n, DOT_COLUMNS);
-        nnkit_parallel(nnkit_threads_for(NS_A_PRODUCT * MAX(m, 2) * n * k), p.blocks_n * CEIL_DIV(m, DOT_ROWS),
+        /* Fetching b takes as long as some four multiplications with it. */
+        nnkit_parallel(nnkit_threads_for(NS_A_PRODUCT * MAX(m, 4) * n * k), p.blocks_n * CEIL_DIV(m, DOT_ROWS),
                        FN(dot_task), &p);
         return 0;
     }

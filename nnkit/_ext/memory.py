@@ -62,6 +62,28 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> np.nda
     return np.ndarray(shape, dtype, buffer)
 
 
+def aligned(size: int, dtype: DTypeLike) -> np.ndarray:
+    """Return an uninitialised array that begins a cache line, so that no vector has to be loaded from two.
+
+    It is not of the pool, and itself the base of all views on it.
+
+    Parameters
+    ----------
+    size : int
+    dtype : data-type
+
+    Returns
+    -------
+    ndarray of shape (size,)
+    """
+    dtype = np.dtype(dtype)
+    raw = np.empty(size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    # Were it a slice of `raw`, views would have that for a base; a memoryview in between hides it.
+    hidden = memoryview(raw)[start : start + size * dtype.itemsize]  # type: ignore[arg-type]
+    return np.frombuffer(hidden, dtype)
+
+
 def clear() -> None:
     """Give the pool's unused buffers and this thread's scratch memory back to the system.
 
@@ -113,7 +135,7 @@ def _free_buffer(capacity: int) -> np.ndarray:
             if sys.getrefcount(buffer.array) == _REFERENCES_WHEN_FREE:
                 buffer.used = _requests
                 return buffer.array
-        buffers.append(_Buffer(_aligned(capacity), _requests))
+        buffers.append(_Buffer(aligned(capacity, np.uint8), _requests))
         return buffers[-1].array
 
 
@@ -127,10 +149,3 @@ def _drop_unused() -> None:
         ]
         if not buffers:
             del _buffers[capacity]
-
-
-def _aligned(nbytes: int) -> np.ndarray:
-    raw = np.empty(nbytes + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    # A memoryview in between makes the aligned array itself the base of every view on it, whose count we watch.
-    return np.frombuffer(memoryview(raw)[start : start + nbytes], np.uint8)  # type: ignore[arg-type]

@@ -53,21 +53,39 @@ INLINE vec FN(rectify)(vec v) { return (vec)((FN(integers))v & ~(FN(integers))(v
 #define UPPER 1, 3
 #endif
 
-/* Transpose LANES vectors: log2(LANES) perfect shuffles of the first half with the second. */
+/* Transpose LANES vectors: for each power of two, element (r, c) without that bit in r, but in c, changes places with
+   the one that has it in r, but not in c. Such an exchange is one or two cheap instructions. */
+#undef EACH
+#if VECTOR_BYTES / REAL_BYTES == 16
+#define EACH(f, bit) f(0, bit), f(1, bit), f(2, bit), f(3, bit), f(4, bit), f(5, bit), f(6, bit), f(7, bit), \
+    f(8, bit), f(9, bit), f(10, bit), f(11, bit), f(12, bit), f(13, bit), f(14, bit), f(15, bit)
+#elif VECTOR_BYTES / REAL_BYTES == 8
+#define EACH(f, bit) f(0, bit), f(1, bit), f(2, bit), f(3, bit), f(4, bit), f(5, bit), f(6, bit), f(7, bit)
+#elif VECTOR_BYTES / REAL_BYTES == 4
+#define EACH(f, bit) f(0, bit), f(1, bit), f(2, bit), f(3, bit)
+#else
+#define EACH(f, bit) f(0, bit), f(1, bit)
+#endif
+#undef WITHOUT
+#undef WITH
+#undef EXCHANGE
+#define WITHOUT(c, bit) ((c) & (bit) ? LANES + (c) - (bit) : (c))
+#define WITH(c, bit) ((c) & (bit) ? LANES + (c) : ((c) + (bit)) % LANES)
+#define EXCHANGE(v, bit) \
+    UNROLL \
+    for (int r = 0; r < LANES; r++) \
+        if (bit < LANES && !(r & bit)) { \
+            vec a = v[r], b = v[(r + bit) % LANES]; \
+            v[r] = __builtin_shufflevector(a, b, EACH(WITHOUT, bit)); \
+            v[(r + bit) % LANES] = __builtin_shufflevector(a, b, EACH(WITH, bit)); \
+        }
+
 INLINE void FN(transpose)(vec v[LANES])
 {
-    UNROLL
-    for (int step = 1; step < LANES; step *= 2) {
-        vec w[LANES];
-        UNROLL
-        for (int i = 0; i < LANES / 2; i++) {
-            w[2 * i] = __builtin_shufflevector(v[i], v[i + LANES / 2], LOWER);
-            w[2 * i + 1] = __builtin_shufflevector(v[i], v[i + LANES / 2], UPPER);
-        }
-        UNROLL
-        for (int i = 0; i < LANES; i++)
-            v[i] = w[i];
-    }
+    EXCHANGE(v, 1)
+    EXCHANGE(v, 2)
+    EXCHANGE(v, 4)
+    EXCHANGE(v, 8)
 }
 
 /* The sum of each of LANES vectors, all in one vector: transposed, but added up on the way. */

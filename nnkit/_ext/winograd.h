@@ -19,10 +19,11 @@ typedef struct {
     ptrdiff_t out_height, out_width, out_channels;
     ptrdiff_t tiles_y, tiles_x, tiles, block, panels;    /* tiles of an image, of the batch, of a block */
     ptrdiff_t u_point, v_tile, v_point, m_point;         /* how far apart points and tiles are */
-    FN(packing) packing;
+    const real *weight;                                  /* (out, in, 3, 3) of the layer, whichever way we go ... */
+    int back;                                            /* ... and if back, its "out" is our depth */
     real *u, *v;                                         /* u: [panel], unless by_panels: then v: [block] */
-    real *own;                                           /* a thread's: packed weights, a panel of U or block of V, M */
-    ptrdiff_t own_packed, own_input, own_size;
+    real *own;                                           /* a thread's: a panel of U or block of V, M */
+    ptrdiff_t own_input, own_size;
 } FN(tiling);
 
 typedef struct { ptrdiff_t image, y, x; } FN(corner);    /* of a tile's outputs */
@@ -181,19 +182,36 @@ INLINE void FN(scatter)(int m, const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t f
     }
 }
 
-/* U of one panel: [point][channel][PANEL]. */
-INLINE void FN(pack_and_transform)(int m, const FN(tiling) *t, ptrdiff_t panel, real *packed, real *u)
+/* The nine taps of LANES columns of U at depth c and, on the way forward, at the next up to LANES depths: [depth][tap]
+   [LANES]. Kernels lie by output channel: their columns have to be turned into rows. */
+INLINE void FN(take_kernels)(const FN(tiling) *t, ptrdiff_t c, ptrdiff_t count, ptrdiff_t column, real *kernels)
 {
-    ptrdiff_t point = t->u_point;
-    FN(pack_weight)(&t->packing, panel, packed);
-    for (ptrdiff_t c = 0; c < t->depth * PANEL; c += LANES) {
-        vec g[9], transformed[POINTS(4)];
-        UNROLL
-        for (int k = 0; k < 9; k++)
-            g[k] = FN(load)(packed + (t->packing.transposed ? 8 - k : k) * t->depth * PANEL + c);
-        FN(transform_weight)(m, g, transformed);
-        FOR_POINTS(m, p) FN(store)(u + p * point + c, transformed[p]);
-    }
+    ptrdiff_t width = MIN(LANES, t->out_channels - column);
+    if (t->back)
+        FN(copy_transposed)(t->weight + (c * t->out_channels + column) * 9, 9, kernels, LANES, width, 9);
+    else
+        FN(copy_transposed)(t->weight + (column * t->depth + c) * 9, t->depth * 9, kernels, LANES, width, 9 * count);
+}
+
+/* U of one panel: [point][channel][PANEL]. */
+INLINE void FN(transform_kernels)(int m, const FN(tiling) *t, ptrdiff_t panel, real *u)
+{
+    real kernels[2][LANES * 9 * LANES] = {{0}};  /* zeros beyond the last column */
+    ptrdiff_t step = t->back ? 1 : LANES, columns = t->out_channels - panel * PANEL;
+    for (ptrdiff_t c = 0; c < t->depth; c += step)
+        for (int v = 0; v < 2 && v * LANES < columns; v++) {
+            ptrdiff_t count = MIN(step, t->depth - c);
+            FN(take_kernels)(t, c, count, panel * PANEL + v * LANES, kernels[v]);
+            for (ptrdiff_t i = 0; i < count; i++) {
+                vec g[9], transformed[POINTS(4)];
+                UNROLL
+                for (int k = 0; k < 9; k++)
+                    g[k] = FN(load)(kernels[v] + (i * 9 + (t->back ? 8 - k : k)) * LANES);
+                FN(transform_weight)(m, g, transformed);
+                real *place = u + (c + i) * PANEL + v * LANES;
+                FOR_POINTS(m, p) FN(store)(place + p * t->u_point, transformed[p]);
+            }
+        }
 }
 
 KERNEL void FN(gather_block)(const FN(tiling) *t, ptrdiff_t block, real *v)
@@ -205,12 +223,12 @@ KERNEL void FN(gather_block)(const FN(tiling) *t, ptrdiff_t block, real *v)
         FN(gather)(MATRIX_BT, 4, t, first, count, v);
 }
 
-KERNEL void FN(transform_panel)(const FN(tiling) *t, ptrdiff_t panel, real *packed, real *u)
+KERNEL void FN(transform_panel)(const FN(tiling) *t, ptrdiff_t panel, real *u)
 {
     if (t->m == 2)
-        FN(pack_and_transform)(2, t, panel, packed, u);
+        FN(transform_kernels)(2, t, panel, u);
     else
-        FN(pack_and_transform)(4, t, panel, packed, u);
+        FN(transform_kernels)(4, t, panel, u);
 }
 
 KERNEL void FN(convolve_block)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t block, const real *u, const real *v,
@@ -227,20 +245,21 @@ KERNEL void FN(convolve_block)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t b
 /* First what all tasks share, U or V ... */
 KERNEL void FN(winograd_prepare_task)(void *job, ptrdiff_t index, int thread)
 {
+    (void)thread;
     const FN(tiling) *t = job;
     if (t->by_panels)
         FN(gather_block)(t, index, t->v + index * POINTS(t->m) * t->v_point);
     else
-        FN(transform_panel)(t, index, t->own + thread * t->own_size, t->u + index * POINTS(t->m) * t->u_point);
+        FN(transform_panel)(t, index, t->u + index * POINTS(t->m) * t->u_point);
 }
 
 /* ... then the rest. */
 KERNEL void FN(winograd_task)(void *job, ptrdiff_t index, int thread)
 {
     const FN(tiling) *t = job;
-    real *packed = t->own + thread * t->own_size, *input = packed + t->own_packed, *products = input + t->own_input;
+    real *input = t->own + thread * t->own_size, *products = input + t->own_input;
     if (t->by_panels) {
-        FN(transform_panel)(t, index, packed, input);
+        FN(transform_panel)(t, index, input);
         for (ptrdiff_t b = 0; b * t->block < t->tiles; b++)
             FN(convolve_block)(t, index, b, input, t->v + b * POINTS(t->m) * t->v_point, products);
     } else {
@@ -273,9 +292,8 @@ KERNEL FN(tiling) FN(cut_tiles)(const nnkit_window *w, int m, int back)
     t.block = CEIL_DIV(MIN(t.block, CEIL_DIV(t.tiles, TASKS)), ROWS) * ROWS;
     /* No power of two between points, or they would compete for the same cache lines. */
     t.u_point = t.depth * PANEL + LANES, t.v_point = t.block * t.v_tile + LANES, t.m_point = t.block * PANEL + LANES;
-    t.own_packed = 9 * t.depth * PANEL;
     t.own_input = POINTS(m) * (t.by_panels ? t.u_point : t.v_point);
-    t.own_size = t.own_packed + t.own_input + POINTS(m) * t.m_point;
+    t.own_size = t.own_input + POINTS(m) * t.m_point;
     return t;
 }
 
@@ -294,7 +312,7 @@ KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, c
     if (!scratch)
         return -1;
     t.in = in, t.bias = bias, t.relu = relu, t.out = out;
-    t.packing = (FN(packing)){weight, NULL, w->channels, w->out_channels, 9, back};
+    t.weight = weight, t.back = back;
     t.zeros = memset(scratch + zeros, 0, sizeof(real) * t.depth);
     t.u = t.v = (real *)(scratch + shared), t.own = (real *)(scratch + own);
     nnkit_parallel(threads, t.by_panels ? blocks : t.panels, FN(winograd_prepare_task), &t);

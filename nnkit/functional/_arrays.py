@@ -38,6 +38,10 @@ def floats(where: str, *arrays: ArrayLike | None) -> list[Any]:
 
 def pair(where: str, name: str, value: int | tuple[int, int], minimum: int) -> Pair:
     """Read an option that is one integer, or one for each of (vertical, horizontal)."""
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        fits = minimum <= value[0] <= _LARGEST and minimum <= value[1] <= _LARGEST
+        if fits:  # the rule inside a model
+            return value
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2 or not all(isinstance(v, (int, np.integer)) and minimum <= v <= _LARGEST for v in values):
         wanted = f"an integer from {minimum} to {_LARGEST:,} or a pair of them"

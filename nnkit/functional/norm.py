@@ -8,6 +8,9 @@ import numpy as np
 from nnkit._ext import kernels, memory
 from nnkit.functional import _arrays
 
+_ACTIVATIONS = ("identity", "relu", "gelu", "gelu_tanh", "silu")
+_ACTIVATIONS_OF_SUM = ("identity", "relu")
+
 
 def batch_norm_forward(
     x: np.ndarray,
@@ -69,14 +72,14 @@ def batch_norm_forward(
     x, weight, bias = _arrays.floats("batch_norm", x, weight, bias)
     if x.ndim not in (2, 4):
         raise ValueError(f"batch_norm: expected x of shape (N, C) or (N, C, H, W), got {x.shape}")
-    statistics = {"running_mean": running_mean, "running_var": running_var}
-    for name, array in statistics.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not (array.flags.writeable or not training):
+    for name, array in (("running_mean", running_mean), ("running_var", running_var)):
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or (training and not array.flags.writeable):
             raise TypeError(f"batch_norm: expected {name} to be an array of floats, writable in training")
-    for name, array in {"weight": weight, "bias": bias, **statistics}.items():
         _arrays.check_shape("batch_norm", name, array, x.shape[1:2])
+    _arrays.check_shape("batch_norm", "weight", weight, x.shape[1:2])
+    _arrays.check_shape("batch_norm", "bias", bias, x.shape[1:2])
     rows = _rows(x)
-    if activation not in ("identity", "relu", *(("gelu", "gelu_tanh", "silu") if addend is None else ())):
+    if activation not in (_ACTIVATIONS if addend is None else _ACTIVATIONS_OF_SUM):
         beside = "" if addend is None else " beside an addend"
         raise ValueError(f"batch_norm: unknown activation {activation!r}{beside}")
     if addend is not None:

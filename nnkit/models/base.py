@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from nnkit import functional
+from nnkit._ext import memory
 from nnkit.errors import CheckpointError, UsageError, did_you_mean
 from nnkit.layers import Dropout, Layer, Softmax
 from nnkit.layers.base import Shape
@@ -504,7 +505,8 @@ class Model(Layer):
     def _pack(self) -> None:
         """Move all parameters and gradients of the tree into two flat arrays."""
         total = sum(array.size for leaf in self.leaves() for array in leaf.params.values())
-        params, grads = np.empty(total, self.dtype), np.zeros(total, self.dtype)
+        params, grads = memory.aligned(total, self.dtype), memory.aligned(total, self.dtype)
+        grads[...] = 0
         start = 0
         for leaf in self.leaves():
             for key, array in leaf.params.items():

@@ -106,6 +106,8 @@ _RULES: list[tuple[tuple[type[Layer], ...], Callable[..., list[Step]]]] = [
     ((BatchNorm, SiLU), _norm_activation),
     ((ReLU, MaxPool2d), _relu_pool),
 ]
+# The same by the first of the neighbours: a plan is made anew for each batch, which must not show at batches of one.
+_RULES_FOR = {first: [rule for rule in _RULES if rule[0][0] is first] for first in {rule[0][0] for rule in _RULES}}
 
 
 def fuse(layers: Iterable[Layer]) -> list[Step]:
@@ -120,14 +122,19 @@ def fuse(layers: Iterable[Layer]) -> list[Step]:
     list of Layer and Fused
     """
     waiting = list(layers)
-    types = [type(layer) for layer in waiting]
+    types = tuple(map(type, waiting))
     steps: list[Step] = []
     place = 0
     while place < len(waiting):
-        pattern, make = _rule(types, place)
-        taken = waiting[place : place + len(pattern)]
-        steps += make(*taken)
-        place += len(pattern)
+        for pattern, make in _RULES_FOR.get(types[place], ()) if enabled else ():
+            end = place + len(pattern)
+            if types[place:end] == pattern:
+                steps += make(*waiting[place:end])
+                place = end
+                break
+        else:
+            steps.append(waiting[place])
+            place += 1
     return steps
 
 
@@ -257,16 +264,3 @@ def fuse_sum(main: Iterable[Layer], activation: Layer | None) -> tuple[list[Step
     if type(last) is BatchNorm:
         return fuse(before), NormSum(last, activation)
     return fuse([*before, last]), Sum(None) if activation is None else ReLUSum(activation)
-
-
-def _alone(layer: Layer) -> list[Step]:
-    return [layer]
-
-
-def _rule(types: Sequence[type], place: int) -> tuple[tuple[type, ...], Callable[..., list[Step]]]:
-    """Return the rule for the layers from this place on, and how many it takes: one, where none fits."""
-    if enabled:
-        for pattern, make in _RULES:
-            if pattern[0] is types[place] and pattern == tuple(types[place : place + len(pattern)]):
-                return pattern, make
-    return (types[place],), _alone

@@ -1,0 +1,125 @@
+/* Convolution of so few pixels that the weight is the largest array by far: small maps, and single images.
+
+   The other convolutions bring the weight into panels first, which would take longer than multiplying with it. Here it
+   is read as it lies, (out, in * taps) row by row, and the pixels' patches are brought into panels instead: in
+   "transposed im2col", number k of the patch of pixel p is panels[p / PANEL][k][p % PANEL]. The product of both has the
+   output transposed, one row a channel; it is turned around when it is stored. */
+
+typedef struct {
+    const nnkit_window *w;
+    const real *x, *weight, *bias, *zeros;
+    int relu;
+    real *out;
+    ptrdiff_t taps, depth, pixels, panels;         /* depth: numbers in a patch */
+    ptrdiff_t block, stretch;                      /* output channels of a task; how much of depth at a time */
+    real *patches, *sums;                          /* sums: each thread's own, [channel][panel][PANEL] */
+} FN(few);
+
+/* Whether the patches are the smaller matrix. */
+INLINE int FN(is_few)(const nnkit_window *w)
+{
+    return w->batch * w->out_height * w->out_width < w->out_channels;
+}
+
+/* One pixel of x for each of the PANEL outputs from `first` on: the one that they meet with a tap. */
+KERNEL void FN(find_tap)(const FN(few) *f, ptrdiff_t first, ptrdiff_t tap, const real **pixels)
+{
+    const nnkit_window *w = f->w;
+    for (ptrdiff_t i = 0; i < PANEL; i++) {
+        ptrdiff_t p = first + i, row = p / w->out_width, image = row / w->out_height;
+        ptrdiff_t y = row % w->out_height * w->stride_y - w->pad_y + tap / w->kernel_x;
+        ptrdiff_t x = p % w->out_width * w->stride_x - w->pad_x + tap % w->kernel_x;
+        int inside = p < f->pixels && y >= 0 && y < w->height && x >= 0 && x < w->width;
+        pixels[i] = inside ? f->x + ((image * w->height + y) * w->width + x) * w->channels : f->zeros;
+    }
+}
+
+/* The patches of one panel of pixels. */
+KERNEL void FN(patches_task)(void *job, ptrdiff_t index, int thread)
+{
+    (void)thread;
+    const FN(few) *f = job;
+    const ptrdiff_t channels = f->w->channels;
+    for (ptrdiff_t tap = 0; tap < f->taps; tap++) {
+        const real *pixels[PANEL];
+        real *panel = f->patches + (index * f->depth + tap) * PANEL;
+        FN(find_tap)(f, index * PANEL, tap, pixels);
+        ptrdiff_t c = 0;
+        for (; c + LANES <= channels; c += LANES)
+            for (int half = 0; half < PANEL; half += LANES) {
+                vec v[LANES];
+                UNROLL
+                for (int i = 0; i < LANES; i++)
+                    v[i] = FN(load)(pixels[half + i] + c);
+                FN(transpose)(v);
+                UNROLL
+                for (int i = 0; i < LANES; i++)
+                    FN(store)(panel + (c + i) * f->taps * PANEL + half, v[i]);
+            }
+        for (; c < channels; c++)
+            for (int i = 0; i < PANEL; i++)
+                panel[c * f->taps * PANEL + i] = pixels[i][c];
+    }
+}
+
+/* The sums of `count` output channels, up to ROWS, over a stretch of the patches; the next rows are asked for. */
+KERNEL void FN(sum_few)(const FN(few) *f, ptrdiff_t channel, ptrdiff_t count, ptrdiff_t upcoming, ptrdiff_t k,
+                        real *sums)
+{
+    const real zeros[PANEL] = {0}, *rows[ROWS], *weight = f->weight + channel * f->depth + k;
+    const ptrdiff_t pitch = f->panels * PANEL, depth = MIN(f->stretch, f->depth - k);
+    for (ptrdiff_t r = 0; r < ROWS; r++)
+        rows[r] = weight + MIN(r, count - 1) * f->depth;
+    for (ptrdiff_t panel = 0; panel < f->panels; panel++) {
+        const real *patches = f->patches + (panel * f->depth + k) * PANEL;
+        const FN(upcoming) soon = {weight + count * f->depth, f->depth, panel ? 0 : upcoming};
+        if (f->pixels - panel * PANEL > LANES)
+            FN(gemm_tile)(2, rows, 1, patches, depth, zeros, k > 0, 0, sums + panel * PANEL, pitch, soon);
+        else
+            FN(gemm_tile)(1, rows, 1, patches, depth, zeros, k > 0, 0, sums + panel * PANEL, pitch, soon);
+    }
+}
+
+KERNEL void FN(few_task)(void *job, ptrdiff_t index, int thread)
+{
+    const FN(few) *f = job;
+    const ptrdiff_t channels = f->w->out_channels, first = index * f->block, end = MIN(first + f->block, channels);
+    const ptrdiff_t pitch = f->panels * PANEL;
+    real *sums = f->sums + thread * f->block * pitch;
+    for (ptrdiff_t k = 0; k < f->depth || k == 0; k += f->stretch)
+        for (ptrdiff_t c = first; c < end; c += ROWS) {
+            ptrdiff_t count = MIN(ROWS, end - c);
+            FN(sum_few)(f, c, count, MIN(ROWS, end - c - count), k, sums + (c - first) * pitch);
+        }
+    for (ptrdiff_t c = first; c < end; c++) {
+        real *row = sums + (c - first) * pitch, bias = f->bias ? f->bias[c] : 0;
+        for (ptrdiff_t p = 0; p < pitch; p += LANES) {
+            vec sum = FN(load)(row + p) + bias;
+            FN(store)(row + p, f->relu ? FN(rectify)(sum) : sum);
+        }
+    }
+    FN(copy_transposed)(sums, pitch, f->out + first, channels, end - first, f->pixels);
+}
+
+KERNEL int FN(convolve_few)(const nnkit_window *w, const real *x, const real *weight, const real *bias, int relu,
+                            real *out)
+{
+    enum { BLOCK = 48, NEAR = (256 << 10) / REAL_BYTES };  /* of the patches, what stays in the L2 cache */
+    FN(few) f = {.w = w, .x = x, .weight = weight, .bias = bias, .relu = relu, .out = out,
+                 .taps = w->kernel_y * w->kernel_x, .pixels = w->batch * w->out_height * w->out_width};
+    f.depth = w->channels * f.taps, f.panels = CEIL_DIV(f.pixels, PANEL);
+    f.block = CEIL_DIV(BLOCK, ROWS) * ROWS, f.stretch = MAX(NEAR / (f.panels * PANEL), 384);
+    int threads = nnkit_threads_for(NS_A_PRODUCT * f.panels * PANEL * w->out_channels * f.depth);
+    size_t total = 0;
+    size_t patches = nnkit_reserve(&total, sizeof(real) * f.panels * PANEL * f.depth);
+    size_t zeros = nnkit_reserve(&total, sizeof(real) * w->channels);
+    size_t sums = nnkit_reserve(&total, sizeof(real) * f.panels * PANEL * f.block * threads);
+    char *scratch = nnkit_scratch(total);
+    if (!scratch)
+        return -1;
+    f.patches = (real *)(scratch + patches), f.sums = (real *)(scratch + sums);
+    f.zeros = memset(scratch + zeros, 0, sizeof(real) * w->channels);
+    nnkit_parallel(threads, f.panels, FN(patches_task), &f);
+    nnkit_parallel(threads, CEIL_DIV(w->out_channels, f.block), FN(few_task), &f);
+    return 0;
+}

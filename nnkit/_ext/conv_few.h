@@ -72,11 +72,13 @@ KERNEL void FN(sum_few)(const FN(few) *f, ptrdiff_t channel, ptrdiff_t count, pt
         rows[r] = weight + MIN(r, count - 1) * f->depth;
     for (ptrdiff_t panel = 0; panel < f->panels; panel++) {
         const real *patches = f->patches + (panel * f->depth + k) * PANEL;
-        const FN(upcoming) soon = {weight + count * f->depth, f->depth, panel ? 0 : upcoming};
+        const FN(upcoming) soon = {weight + count * f->depth, f->depth, panel ? 0 : upcoming, depth}, nothing = {weight, 0, 0, 0};
         if (f->pixels - panel * PANEL > LANES)
-            FN(gemm_tile)(2, rows, 1, patches, depth, zeros, k > 0, 0, sums + panel * PANEL, pitch, soon);
+            FN(gemm_tile)(2, rows, 1, patches, depth, zeros, k > 0, 0, sums + panel * PANEL, pitch, soon,
+                          nothing);
         else
-            FN(gemm_tile)(1, rows, 1, patches, depth, zeros, k > 0, 0, sums + panel * PANEL, pitch, soon);
+            FN(gemm_tile)(1, rows, 1, patches, depth, zeros, k > 0, 0, sums + panel * PANEL, pitch, soon,
+                          nothing);
     }
 }
 

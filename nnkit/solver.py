@@ -49,7 +49,7 @@ _DROPOUT = 2  # purpose of random numbers; 0 is the order of the images, 1 augme
 class Solver:
     """Trains a model: epoch by epoch, each image once an epoch, keeping the best weights.
 
-    Everything random is drawn from (seed, purpose, epoch, batch or step), so that a run that was killed and resumed
+    Everything random is drawn from (seed, purpose, epoch or step), so that a run that was killed and resumed
     ends with the very same weights, bit for bit, as one that was not.
 
     Parameters
@@ -291,6 +291,7 @@ class Solver:
 
     def _batches(self, dataset: Dataset, **options: Any) -> Any:
         options |= {"dtype": self.model.flat_params.dtype, "normalize": self.normalize}
+        # Flatten has nothing to do where a batch lies in memory as it would leave it.
         flattened = isinstance(self.model.leaves()[0], Flatten)
         return batches(dataset, self.batch_size, channels_last=not flattened, **options)
 

@@ -174,7 +174,7 @@ def test_what_is_drawn_for_one_change_does_not_depend_on_the_others(pictures):
 
 
 def test_the_images_of_a_seed_stay_the_same(rng):
-    """Runs that were begun with an earlier version go on with the same images, whatever the size of a batch."""
+    """A run that goes on with a later version sees the images that it would have; and no batch size changes them."""
     images = np.arange(6 * 5 * 7 * 3, dtype=np.uint8).reshape(6, 5, 7, 3)
     augment = Augment(flip=True, crop_padding=2, cutout=3)
     places = np.arange(35).reshape(5, 7)

@@ -108,13 +108,13 @@ KERNEL void FN(augment_task)(void *job, ptrdiff_t index, int thread)
 
 KERNEL int FN(augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
                        const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
-                       const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out, int channels_last)
+                       const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out,
+                       int channels_last)
 {
-    FN(batch) p = {w, images, image_bytes, indices, flip, shift_y, shift_x, hole_y, hole_x, hole,
-                      .out = out};
-    ptrdiff_t row_size = w->width * w->channels;
-    if (w->batch * w->height * row_size == 0)  /* an empty array may claim images of any size: prepare nothing */
+    FN(batch) p = {w, images, image_bytes, indices, flip, shift_y, shift_x, hole_y, hole_x, hole, .out = out};
+    if (nnkit_empty(w->batch, w->height, w->width, w->channels))
         return 0;
+    ptrdiff_t row_size = w->width * w->channels;
     p.mirrored_size = (w->height * row_size * image_bytes + SPILL + 63) / 64 * 64;
     p.interleaved_size = (w->height * row_size + 15) / 16 * 16;
     int threads = nnkit_threads_for(0.1 * w->batch * w->height * row_size);

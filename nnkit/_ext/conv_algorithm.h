@@ -3,7 +3,8 @@
 /* How long a pass by tiles of m x m outputs takes, about, counted in multiply-adds of vectors; with m = 1 directly.
 
    Besides the multiplications, each vector of a tile's points is transformed once, which costs more for larger tiles;
-   so is each vector of the weights, whose packing costs the direct convolution the same. The constants are measured. */
+   so is each vector of the weights. Bringing them into panels, as the direct convolution does, is not counted, nor that
+   few pixels spare it. The constants are measured. */
 KERNEL double FN(estimate)(const nnkit_window *w, int m, int pass)
 {
     const double transform = 2 * TILE(m), transform_weight = pass == NNKIT_BACKWARD_WEIGHT ? 12 : 6;

@@ -1,9 +1,9 @@
 /* Convolution of so few pixels that the weight is the largest array by far: small maps, and single images.
 
    The other convolutions bring the weight into panels first, which would take longer than multiplying with it. Here it
-   is read as it lies, (out, in * taps) row by row, and the pixels' patches are brought into panels instead: in
-   "transposed im2col", number k of the patch of pixel p is panels[p / PANEL][k][p % PANEL]. The product of both has the
-   output transposed, one row a channel; it is turned around when it is stored. */
+   is read as it lies, (out, in * taps) row by row, and the pixels' patches are brought into panels instead: number k of
+   the patch of pixel p is patches[p / PANEL][k][p % PANEL], a "transposed im2col". The product of both has the output
+   transposed, one row a channel; it is turned around when it is stored. */
 
 typedef struct {
     const nnkit_window *w;
@@ -63,16 +63,17 @@ KERNEL void FN(patches_task)(void *job, ptrdiff_t index, int thread)
 }
 
 /* The sums of `count` output channels, up to ROWS, over a stretch of the patches; the next rows are asked for. */
-KERNEL void FN(sum_few)(const FN(few) *f, ptrdiff_t channel, ptrdiff_t count, ptrdiff_t upcoming, ptrdiff_t k,
+KERNEL void FN(sum_few)(const FN(few) *f, ptrdiff_t channel, ptrdiff_t count, ptrdiff_t next_rows, ptrdiff_t k,
                         real *sums)
 {
     const real zeros[PANEL] = {0}, *rows[ROWS], *weight = f->weight + channel * f->depth + k;
     const ptrdiff_t pitch = f->panels * PANEL, depth = MIN(f->stretch, f->depth - k);
+    const FN(upcoming) nothing = {weight, 0, 0, 0};
     for (ptrdiff_t r = 0; r < ROWS; r++)
         rows[r] = weight + MIN(r, count - 1) * f->depth;
     for (ptrdiff_t panel = 0; panel < f->panels; panel++) {
         const real *patches = f->patches + (panel * f->depth + k) * PANEL;
-        const FN(upcoming) soon = {weight + count * f->depth, f->depth, panel ? 0 : upcoming, depth}, nothing = {weight, 0, 0, 0};
+        const FN(upcoming) soon = {weight + count * f->depth, f->depth, panel ? 0 : next_rows, depth};
         if (f->pixels - panel * PANEL > LANES)
             FN(gemm_tile)(2, rows, 1, patches, depth, zeros, k > 0, 0, sums + panel * PANEL, pitch, soon,
                           nothing);

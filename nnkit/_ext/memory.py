@@ -63,7 +63,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> np.nda
 
 
 def aligned(size: int, dtype: DTypeLike) -> np.ndarray:
-    """Return an uninitialised array that begins a cache line, so that no vector has to be loaded from two.
+    """Return an array of zeros that begins a cache line, so that no vector has to be loaded from two.
 
     It is not of the pool, and itself the base of all views on it.
 
@@ -77,7 +77,7 @@ def aligned(size: int, dtype: DTypeLike) -> np.ndarray:
     ndarray of shape (size,)
     """
     dtype = np.dtype(dtype)
-    raw = np.empty(size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    raw = np.zeros(size * dtype.itemsize + _ALIGNMENT, np.uint8)  # the system's own zeros cost nothing until used
     start = -raw.ctypes.data % _ALIGNMENT
     # Were it a slice of `raw`, views would have that for a base; a memoryview in between hides it.
     hidden = memoryview(raw)[start : start + size * dtype.itemsize]  # type: ignore[arg-type]

@@ -127,7 +127,7 @@ def batches(
     order = epoch_order(len(dataset), seed, epoch) if shuffle else np.arange(len(dataset))
 
     augment = Augment() if augment is None else augment
-    changes = _draw_changes(dataset, augment, np.random.default_rng((seed, _AUGMENT, epoch)))
+    changes = _draw_changes(dataset, augment, (seed, _AUGMENT, epoch))
 
     def make(index: int) -> tuple[np.ndarray, np.ndarray]:
         part = slice(index * batch_size, (index + 1) * batch_size)
@@ -189,11 +189,14 @@ def checked_normalization(normalize: tuple[ArrayLike, ArrayLike], channels: int)
     return mean, np.where(std == 0, 1.0, std)  # a channel without contrast stays as it is
 
 
-def _draw_changes(dataset: Dataset, augment: Augment, rng: np.random.Generator) -> list[np.ndarray | None]:
+def _draw_changes(dataset: Dataset, augment: Augment, seed: tuple[int, ...]) -> list[np.ndarray | None]:
     """Draw what happens to each image of an epoch: flips, shifts and holes, as the kernel takes them."""
+    if augment == Augment():
+        return [None] * 5
     count, (height, width) = len(dataset), dataset.images.shape[1:3]
     padding, hole = int(augment.crop_padding), int(augment.cutout)
     flip = shift_y = shift_x = hole_y = hole_x = None
+    rng = np.random.default_rng(seed)
     # Drawn in any case: shifts and holes shall not depend on whether images are flipped.
     mirrored = rng.random(count) < 0.5
     if augment.flip:

@@ -283,7 +283,7 @@ def add_forward(
     a, b : ndarray of one shape
     relu : bool, default False
     overwrite_a : bool, default False
-        Whether the sum may take a's place in memory, which spares an array.
+        Whether the sum may take a's place in memory, which spares an array; b must not overlap with it in part.
 
     Returns
     -------

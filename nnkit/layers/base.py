@@ -151,6 +151,7 @@ class Layer:
         Returns
         -------
         ndarray of shape (N, *input_shape)
+            `dout` itself, or an array that the layer does not need any more: a `Residual` may add to it in place.
 
         Raises
         ------

@@ -181,7 +181,7 @@ class Residual(Model):
         dmain, around = end.backward(dout)
         around = around if self.shortcut is None else self.shortcut.backward(around)
         dx = fusion.backward(steps, dmain)
-        own = not np.may_share_memory(dx, dmain)  # layers that pass it on, such as a dropout of 0, give dout itself
+        own = not np.may_share_memory(dx, dmain)  # a dropout of 0, say, hands dout on
         return functional.add_forward(dx, around, overwrite_a=own)[0]
 
     def _plan(self) -> tuple[list[fusion.Step], fusion.Sum]:

@@ -84,7 +84,7 @@ def _runs(leaf: Layer, runner: str | None, input_gradient: bool) -> str:
         _ext.kernels.conv2d_algorithm(name, *shapes, leaf.stride, leaf.padding, leaf.dtype, algorithm) if runs else "–"
         for name, runs in passes.items()
     ]
-    return used[0] if set(used) <= {used[0], "–"} else ", ".join(used)
+    return used[0] if len(set(used)) == 1 else ", ".join(used)
 
 
 def _short(leaf: Layer) -> str:

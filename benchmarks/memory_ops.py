@@ -275,7 +275,7 @@ PASSES = (
     ),
     Pass(
         "pick, mirror, shift, normalise",
-        "image batch",
+        "images batch",
         lambda k, a: (k.augment, a.images, a.picks, a.flips, *[a.shifts] * 4, 0, a.scale, a.offset, a.batch),
         lambda t, a: (torch_augment, t, a),
     ),

@@ -215,8 +215,9 @@ def _neighbour_figure(records: Sequence[Mapping[str, Any]]) -> Any:
                 slower = [time / times[0] for time in times]
                 axes.plot(record["neighbours"], slower, marker=marker, linestyle=dashes, color=colour, label=label)
         axes.set_title(record["title"])
-        axes.set(xlabel="busy neighbours", xticks=record["neighbours"], ylim=(0, None))
+        axes.set(xlabel="busy neighbours", xticks=record["neighbours"])
         axes.grid()
+    all_axes[0].set_ylim(bottom=0)  # of all, and only now: it ends the search for limits
     all_axes[0].set_ylabel("times longer than alone")
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure

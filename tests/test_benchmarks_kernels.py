@@ -51,8 +51,8 @@ def test_layers_are_timed_and_compared_with_float64(tmp_path):
 
 
 def test_passes_over_memory_are_timed(tmp_path):
-    found, text = trial("memory_ops.py", tmp_path, "--only", "^max pool")
-    assert len(found["records"]) == 2 * 3
+    found, text = trial("memory_ops.py", tmp_path, "--only", "^(max pool|pick)")
+    assert len(found["records"]) == 3 * 3
     assert all(r["gb_per_s"].keys() == SIDES for r in found["records"])
     assert "| max pool 2×2, backward |" in text
 

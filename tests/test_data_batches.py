@@ -6,21 +6,21 @@ from nnkit.errors import UsageError
 
 
 @pytest.fixture
-def pictures(rng):
+def dataset(rng):
     return Dataset(rng.integers(0, 256, (50, 8, 6, 3), dtype=np.uint8), rng.integers(0, 4, 50), list("abcd"))
 
 
-def test_plain_batches_are_the_images_in_order(pictures):
-    made = list(batches(pictures, 16))
+def test_plain_batches_are_the_images_in_order(dataset):
+    made = list(batches(dataset, 16))
     assert [len(y) for _, y in made] == [16, 16, 16, 2]
     x = np.concatenate([x for x, _ in made])
     assert x.dtype == np.float32
-    np.testing.assert_allclose(x, pictures.images.transpose(0, 3, 1, 2) / 255, rtol=1e-6)
-    assert np.array_equal(np.concatenate([y for _, y in made]), pictures.labels)
+    np.testing.assert_allclose(x, dataset.images.transpose(0, 3, 1, 2) / 255, rtol=1e-6)
+    assert np.array_equal(np.concatenate([y for _, y in made]), dataset.labels)
 
 
-def test_images_are_channels_last_under_an_nchw_view(pictures):
-    x, _ = next(iter(batches(pictures, 4)))
+def test_images_are_channels_last_under_an_nchw_view(dataset):
+    x, _ = next(iter(batches(dataset, 4)))
     assert x.shape == (4, 3, 8, 6)
     assert x.transpose(0, 2, 3, 1).flags.c_contiguous
 
@@ -32,8 +32,8 @@ def test_slices_and_transposed_arrays_are_images_like_any(rng):
     assert np.array_equal(y, labels[::-2])
 
 
-def test_normalisation_gives_mean_0_and_std_1(pictures):
-    x = np.concatenate([x for x, _ in batches(pictures, 16, normalize=pictures.statistics())])
+def test_normalisation_gives_mean_0_and_std_1(dataset):
+    x = np.concatenate([x for x, _ in batches(dataset, 16, normalize=dataset.statistics())])
     np.testing.assert_allclose(x.mean(axis=(0, 2, 3)), 0, atol=1e-6)
     np.testing.assert_allclose(x.std(axis=(0, 2, 3)), 1, atol=1e-5)
 
@@ -53,11 +53,11 @@ def test_a_constant_channel_survives_normalisation():
     np.testing.assert_allclose(x, 0, atol=1e-6)
 
 
-def test_an_epoch_takes_every_image_once_in_an_order_of_its_own(pictures):
-    pictures.images[:, 0, 0, 0] = np.arange(50)
+def test_an_epoch_takes_every_image_once_in_an_order_of_its_own(dataset):
+    dataset.images[:, 0, 0, 0] = np.arange(50)
 
     def order(**options):
-        made = batches(pictures, 7, shuffle=True, **options)
+        made = batches(dataset, 7, shuffle=True, **options)
         return np.concatenate([np.rint(x[:, 0, 0, 0] * 255).astype(int) for x, _ in made]).tolist()
 
     first = order(seed=1, epoch=0)
@@ -67,15 +67,15 @@ def test_an_epoch_takes_every_image_once_in_an_order_of_its_own(pictures):
     assert first != order(seed=2, epoch=0)
 
 
-def test_start_continues_where_another_iterator_stopped(pictures):
+def test_start_continues_where_another_iterator_stopped(dataset):
     options = {"shuffle": True, "augment": Augment(flip=True, crop_padding=2, cutout=3), "seed": 4, "epoch": 2}
-    whole = list(batches(pictures, 8, **options))
-    rest = list(batches(pictures, 8, start=3, **options))
+    whole = list(batches(dataset, 8, **options))
+    rest = list(batches(dataset, 8, start=3, **options))
     assert len(rest) == len(whole) - 3
     for (x, y), (x_again, y_again) in zip(whole[3:], rest, strict=True):
         assert np.array_equal(x, x_again)
         assert np.array_equal(y, y_again)
-    assert list(batches(pictures, 8, start=99)) == []
+    assert list(batches(dataset, 8, start=99)) == []
 
 
 def test_batches_that_are_kept_are_not_overwritten(rng):
@@ -84,14 +84,14 @@ def test_batches_that_are_kept_are_not_overwritten(rng):
     np.testing.assert_allclose(np.concatenate(kept), data.images.transpose(0, 3, 1, 2) / 255, rtol=1e-6)
 
 
-def test_drop_single(pictures):
-    assert [len(y) for _, y in batches(pictures, 7, drop_single=True)] == [7] * 7
-    assert [len(y) for _, y in batches(pictures, 12, drop_single=True)] == [12, 12, 12, 12, 2]
+def test_drop_single(dataset):
+    assert [len(y) for _, y in batches(dataset, 7, drop_single=True)] == [7] * 7
+    assert [len(y) for _, y in batches(dataset, 12, drop_single=True)] == [12, 12, 12, 12, 2]
     for batch_size in (1, 7, 12, 50, 64):
         for drop in (False, True):
-            made = list(batches(pictures, batch_size, drop_single=drop))
+            made = list(batches(dataset, batch_size, drop_single=drop))
             assert len(made) == count_batches(50, batch_size, drop_single=drop)
-    assert list(batches(pictures[[]], 4)) == []
+    assert list(batches(dataset[[]], 4)) == []
 
 
 def test_flip_mirrors_about_half(rng):
@@ -153,15 +153,15 @@ def test_augment_is_validated(options, message):
         (4, {"normalize": (0, -1)}, "finite"),
     ],
 )
-def test_wrong_arguments_are_caught_at_the_call(pictures, batch_size, options, message):
+def test_wrong_arguments_are_caught_at_the_call(dataset, batch_size, options, message):
     with pytest.raises(UsageError, match=message):
-        batches(pictures, batch_size, **options)
+        batches(dataset, batch_size, **options)
 
 
-def test_what_is_drawn_for_one_change_does_not_depend_on_the_others(pictures):
+def test_what_is_drawn_for_one_change_does_not_depend_on_the_others(dataset):
     def made(**changes):
         options = {"augment": Augment(**changes), "shuffle": True, "seed": 3, "epoch": 1}
-        return np.concatenate([x for x, _ in batches(pictures, 8, **options)])
+        return np.concatenate([x for x, _ in batches(dataset, 8, **options)])
 
     shifted, whole = made(crop_padding=2), made(flip=True, crop_padding=2)
     mirrored_back = whole[..., ::-1]

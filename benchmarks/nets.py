@@ -141,8 +141,8 @@ NETS = {
 def images(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return uint8 images of shape (count, 32, 32, 3), and labels; a larger count only adds to them.
 
-    They are nnkit's `shapes`, from which a net learns: what it computes is then what it computes in use. On noise, units
-    die, and a net is faster by their zeros than any that works. From 10,000 on, the images repeat.
+    They are nnkit's `shapes`, from which a net learns, so that what it computes is what it computes in use: on noise,
+    units die, and a net is faster by their zeros than any that works. From 10,000 on, the images repeat.
     """
     shapes = data.make_shapes(min(count, 10_000))
     rows = np.arange(count) % max(len(shapes), 1)

@@ -198,7 +198,7 @@ class MPICommunicator(Communicator):
 
     def from_first(self, make: Callable[[], Made]) -> Made:
         """Call a function on rank 0 alone; return or raise on all what it did there."""
-        self._world.Barrier()
+        _meet(self._world)
         made: Any = None
         error = None
         if self.rank == 0:
@@ -206,6 +206,7 @@ class MPICommunicator(Communicator):
                 made = make()
             except Exception as raised:
                 error = raised
+        _meet(self._world)
         made, error = self._world.bcast((made, error))
         if error is not None:
             raise error
@@ -215,10 +216,10 @@ class MPICommunicator(Communicator):
     def first_of_node_first(self) -> Iterator[None]:
         """Let each machine's first rank go through the block before the machine's other ranks do."""
         if self._node.rank > 0:
-            self._node.Barrier()
+            _meet(self._node)
         yield
         if self._node.rank == 0:
-            self._node.Barrier()
+            _meet(self._node)
 
     def fair_threads(self) -> int | None:
         """Return a rank's share of its machine's cores."""
@@ -236,14 +237,8 @@ class MPICommunicator(Communicator):
 
     def all_failed(self) -> bool:
         """Tell others that this rank gave up, and wait a moment; return whether every one of them did."""
-        everybody = self._failures.Ibarrier()
         # Not all at the same moment, so that of several failed ranks one speaks and ends the others.
-        end = time.monotonic() + _PATIENCE + 0.2 * min(self.rank, 20)
-        while not everybody.Test():
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.01)
-        return True
+        return _meet(self._failures, _PATIENCE + 0.2 * min(self.rank, 20))
 
     def abort(self, status: int) -> NoReturn:
         """End all ranks at once."""
@@ -252,6 +247,21 @@ class MPICommunicator(Communicator):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what went wrong has been said; MPI would say that it aborts
         self._world.Abort(status)
         os._exit(status)  # never reached: Abort does not return
+
+
+def _meet(group: Any, seconds: float = float("inf")) -> bool:
+    """Wait until all ranks of a group are here, or for some seconds; return whether they are.
+
+    MPI itself waits in a loop that takes a whole core, of which the rank that is waited for may be in need.
+    """
+    end, pause = time.monotonic() + seconds, 1e-4
+    everybody = group.Ibarrier()
+    while not everybody.Test():
+        if time.monotonic() > end:
+            return False
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.02)
+    return True
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ import nnkit
 from nnkit import distributed
 
 PAGE = charts.ROOT / "docs" / "scaling.md"
-SIZES = tuple(4**k for k in range(2, 13)) + (48 << 20,)  # bytes
+SIZES = (*(4**k for k in range(2, 13)), 48 << 20)  # bytes
 FIGURES = 5 * 8  # bytes of the second message of a step
 EPOCH = 16  # steps
 # name: seconds until a message arrives, bytes a second. Assumed, not measured.
@@ -179,20 +179,17 @@ def predicted(r: dict[str, Any], machines: int, network: tuple[float, float], is
 def lines_of(found: dict[str, Any], conditions: str, threads: int) -> list[str]:
     fit, halves = found["fit"], max(threads // 2, 1)
     lines = [conditions, ""]
-    lines += [
-        f"| net | batch | gradients, MB | 1 × {threads} threads, ms | 2 ranks × {halves}, ms | of it computed, ms |"
-    ]
-    lines[-1] += " sum of gradients, ms | of figures, ms | model, ms | model / measured |"
+    columns = [f"1 × {threads} threads, ms", f"2 ranks × {halves}, ms", "of it computed, ms", "sum of gradients, ms"]
+    columns += ["of figures, ms", "model, ms", "model / measured"]
+    lines.append(f"| net | batch | gradients, MB | {' | '.join(columns)} |")
     lines += ["|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for r in found["records"]:
         cells = [r["one_process"][0], r["two_ranks"], r["compute"], r["sum"], r["figures"], r["model"]]
         times = " | ".join(f"{ms:.3g}" for ms in cells)
         row = f"| {r['title']} | {r['batch']} | {r['bytes'] / 1e6:.1f} | {times} |"
         lines.append(f"{row} **{r['model'] / r['two_ranks']:.2f}** |")
-    lines += [
-        "",
-        f"A sum over two ranks of this machine: {2 * fit['latency_us']:.3g} µs, and {fit['gb_per_s']:.3g} GB/s.",
-    ]
+    fitted = f"{2 * fit['latency_us']:.3g} µs, and 1 s for {fit['gb_per_s']:.3g} GB"
+    lines += ["", f"A sum over two ranks of this machine takes {fitted}."]
     lines += ["", "Calculated, not measured: how many times faster several machines of this kind train than one."]
     for is_weak, what in ((False, "The batch divided among them"), (True, "Each with a batch as large as one's alone")):
         lines += ["", f"{what}:", "", f"| net | batch | network | {' | '.join(f'{p} machines' for p in MACHINES)} |"]
@@ -218,7 +215,10 @@ def figure_of(found: dict[str, Any]) -> Any:
     left.loglog(sizes, times, "o", color=charts.style.BLUE)
     fit = found["fit"]
     left.loglog(sizes, [2e-3 * fit["latency_us"] + 1e-6 * s / fit["gb_per_s"] for s in sizes], color=charts.style.MUTED)
-    left.set(title="Sum of an array", xlabel="bytes", ylabel="ms")
+    left.set(title="Sum of an array", ylabel="ms")
+    left.set_xticks([1e2, 1e4, 1e6, 1e8], ["100 B", "10 KB", "1 MB", "100 MB"])
+    left.set_yticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
+    left.minorticks_off()
     for axes, r in zip(others, records, strict=True):
         counts = (1, *MACHINES)
         axes.loglog(counts, counts, color=charts.style.FAINT, base=2)
@@ -226,6 +226,7 @@ def figure_of(found: dict[str, Any]) -> Any:
             gains = [1.0, *(predicted(r, p, network, True) for p in MACHINES)]
             axes.loglog(counts, gains, f"{mark}-", base=2, color=colour, label=name)
         axes.set(title=f"{r['title']}, {r['batch']} each", xlabel="machines", ylabel="times faster")
+        axes.minorticks_off()
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.set_yticks(counts, [str(count) for count in counts])
     others[0].legend(frameon=False, fontsize=8)

@@ -84,7 +84,7 @@ def finish(
     figures: dict[str, Any],
     draw: Callable[[Path], object],
     alt: str,
-    page: Path = charts.PAGE,
+    page: Path | None = None,
 ) -> None:
     """Print the table and put it, the picture and the figures where the options say; `alt` tells what is drawn."""
     print("\n".join(lines))

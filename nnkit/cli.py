@@ -310,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", nargs="?", const="", metavar="RUN", help="continue a run; without a value, the newest"
     )
     train.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
-    train.add_argument("--threads", type=int, metavar="N", help="threads of the kernels (default: all cores)")
+    train.add_argument("--threads", type=int, metavar="N", help="threads of the kernels (default: one a core)")
 
     evaluate = command("evaluate", _evaluate, "measure a run's best weights on the test set")
     evaluate.add_argument("run", metavar="RUN")

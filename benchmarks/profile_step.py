@@ -11,7 +11,6 @@ from collections import defaultdict
 from typing import Any
 
 import nets
-import numpy as np
 import panels
 import reporting
 import side_nnkit
@@ -78,8 +77,8 @@ class ProfiledSolver(nnkit.Solver):
     timed: TimedKernels
     done: list[float]
 
-    def _step(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> None:
-        super()._step(x, y, weight)
+    def _step(self, *batch: Any) -> None:
+        super()._step(*batch)
         self.done.append(time.perf_counter())
         if len(self.done) == WARM_UP:
             self.timed.reset()

@@ -20,8 +20,8 @@ class PacedSolver(nnkit.Solver):
 
     pace: Pace
 
-    def _step(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> None:
-        super()._step(x, y, weight)
+    def _step(self, *batch: Any) -> None:
+        super()._step(*batch)
         self.pace.tick()
 
 

@@ -1,7 +1,8 @@
 """The command line: `nnkit train`, `evaluate`, `predict`, `export`, `recipes`, `info`.
 
 Exit status: 0 on success, 2 on wrong use, 1 on failure, 130 or 143 when interrupted by Ctrl-C or SIGTERM. An error is
-one line on stderr; `--debug` shows the traceback.
+one line on stderr; `--debug` shows the traceback. `mpiexec -n N nnkit train` is one training, of which one process
+speaks.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,14 +19,15 @@ from typing import Any, NoReturn
 import numpy as np
 
 import nnkit
-from nnkit import metrics, recipes, runs
+from nnkit import distributed, metrics, recipes, runs
 from nnkit._ext import set_num_threads
 from nnkit.callbacks import print_epoch
 from nnkit.data import cifar
 from nnkit.data.loading import data_folder
+from nnkit.distributed import Communicator
 from nnkit.errors import UsageError
 from nnkit.info import describe_machine, render_machine
-from nnkit.recipes import toml
+from nnkit.recipes import Recipe, toml
 from nnkit.signals import Interrupted, raising_on_sigterm
 from nnkit.solver import Solver
 
@@ -51,59 +54,93 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    is_shared = arguments[:1] == ["train"]  # among the processes that mpiexec started
+    ranks: Communicator | None = None
     try:
-        options = _parser().parse_args([a for a in arguments if a != "--debug"])
+        ranks = distributed.connect() if is_shared else Communicator()
+        options = _parser().parse_args(arguments)
         with raising_on_sigterm():
+            options.ranks = ranks
             status = options.command(options)
             sys.stdout.flush()
-    except SystemExit as exit_:  # argparse: --help, --version, wrong use
+            return status or 0
+    except SystemExit as exit_:  # argparse: --help, --version
         return int(exit_.code or 0)
     except Interrupted as interrupt:
-        return _fail(str(interrupt), 128 + interrupt.signum)
+        message, status = str(interrupt), 128 + interrupt.signum
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        message, status = "interrupted", 130
     except BrokenPipeError:
         # The reader of our output has gone; without this, the interpreter would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if debug:
+        if debug and distributed.launched().size == 1:
             raise
-        return _fail(_one_line(error), 2 if isinstance(error, UsageError) else 1)
-    return status or 0
+        if debug:
+            traceback.print_exception(error)
+        message, status = _one_line(error), 2 if isinstance(error, UsageError) else 1
+    return _fail_together(ranks, message, status)
+
+
+def _fail_together(ranks: Communicator | None, message: str, status: int) -> int:
+    """Say what went wrong, once for all processes, and end them all."""
+    if ranks is None:  # they have not met; it is the same for all of them
+        return _fail(message, status) if distributed.launched().rank == 0 else status
+    if not ranks.all_failed():
+        _fail(f"rank {ranks.rank} of {ranks.size}: {message}", status)
+        ranks.abort(status)
+    return _fail(message, status) if ranks.rank == 0 else status
 
 
 def _train(options: argparse.Namespace) -> None:
     # With --json, stdout is for the answer alone.
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
         figures, data_dir = _train_and_tell(options)
-    print(json.dumps(figures) if options.json else _what_next(figures, data_dir))
+    if options.ranks.rank == 0:
+        print(json.dumps(figures) if options.json else _what_next(figures, data_dir))
 
 
 def _train_and_tell(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
     """Return the figures, and the data folder if one was named."""
-    if options.threads is not None:
-        set_num_threads(options.threads)
-    folder = Path(options.out) if options.out else None
-    source = "quickstart" if options.recipe is None else options.recipe
-    if options.resume is not None:
-        folder = _folder_to_resume(options)
-        source = folder / runs.CONFIG
-    recipe = recipes.load(source, _overrides(options))
-    _say(f"recipe  {recipe.name}{': ' * bool(recipe.description)}{recipe.description}")
+    _set_threads(options)
+    recipe, folder = options.ranks.from_first(lambda: _what_to_train(options))
+    say = _say if options.ranks.rank == 0 else _say_nothing
+    say(f"recipe  {recipe.name}{': ' * bool(recipe.description)}{recipe.description}")
     figures = runs.train(
         recipe,
         folder,
         resume=options.resume is not None,
         download=options.download,
         callbacks=[_print_epoch_above_the_bar],
-        say=_say,
+        say=say,
+        communicator=options.ranks,
     )
-    _say(
+    say(
         f"test accuracy {figures['test_accuracy']:.2%} on {figures['test_images']:,} images, "
         f"with the weights of epoch {figures['best_epoch']}; {figures['seconds']:.0f} s of training"
     )
     return figures, options.data or recipe.data.dir
+
+
+def _set_threads(options: argparse.Namespace) -> None:
+    """Use as many threads as are asked for; or else, of several processes on a machine, its share of the cores."""
+    count = options.threads
+    if count is None and not {"NNKIT_NUM_THREADS", "OMP_NUM_THREADS"} & os.environ.keys():
+        count = options.ranks.fair_threads()
+    if count is not None:
+        set_num_threads(count)
+
+
+def _what_to_train(options: argparse.Namespace) -> tuple[Recipe, Path | None]:
+    """Return the recipe and, if it is known already, the run folder."""
+    folder = Path(options.out) if options.out else None
+    source: str | Path = "quickstart" if options.recipe is None else options.recipe
+    if options.resume is not None:
+        folder = _folder_to_resume(options)
+        source = folder / runs.CONFIG
+    return recipes.load(source, _overrides(options)), folder
 
 
 def _folder_to_resume(options: argparse.Namespace) -> Path:
@@ -127,6 +164,10 @@ def _print_epoch_above_the_bar(solver: Solver) -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _say_nothing(line: str) -> None:
+    pass
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:
@@ -269,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", nargs="?", const="", metavar="RUN", help="continue a run; without a value, the newest"
     )
     train.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
-    train.add_argument("--threads", type=int, metavar="N", help="threads of the kernels (default: all cores)")
+    train.add_argument("--threads", type=int, metavar="N", help="threads of the kernels (default: one a core)")
 
     evaluate = command("evaluate", _evaluate, "measure a run's best weights on the test set")
     evaluate.add_argument("run", metavar="RUN")

@@ -221,10 +221,19 @@ class EpochSums:
         labels : ndarray of shape (N,)
         sample_weight : ndarray of shape (N,), optional
         """
-        weight = len(labels) if sample_weight is None else float(sample_weight.sum())
+        self.add_figures(loss, *batch_figures(scores, labels, sample_weight))
+
+    def add_figures(self, loss: float, weight: float, correct: float, images: float) -> None:
+        """Take in a batch of which only the figures are known.
+
+        Parameters
+        ----------
+        loss, weight, correct, images : float
+            The (weighted) mean, and what `batch_figures` returns.
+        """
         self.batches += 1
-        self.images += len(labels)
-        self.correct += int(np.count_nonzero(scores.argmax(axis=1) == labels))
+        self.images += int(images)
+        self.correct += int(correct)
         self.loss += loss * weight
         self.weight += weight
 
@@ -237,6 +246,25 @@ class EpochSums:
     def accuracy(self) -> float:
         """Share of the images so far whose highest score is that of their label."""
         return self.correct / self.images
+
+
+def batch_figures(
+    scores: np.ndarray, labels: np.ndarray, sample_weight: np.ndarray | None = None
+) -> tuple[float, float, float]:
+    """Return the images' weight, how many are classified right, and how many there are.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (N, classes)
+    labels : ndarray of shape (N,)
+    sample_weight : ndarray of shape (N,), optional
+
+    Returns
+    -------
+    weight, correct, images : float
+    """
+    weight = len(labels) if sample_weight is None else float(sample_weight.sum())
+    return weight, int(np.count_nonzero(scores.argmax(axis=1) == labels)), len(labels)
 
 
 def _number(column: str, text: str) -> float | None:

@@ -8,10 +8,12 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+import nnkit
+from nnkit._ext import kernels
 from nnkit.checkpoint import load_arrays, save_arrays, to_json
 from nnkit.data import Dataset
 from nnkit.errors import CheckpointError, UsageError
@@ -20,6 +22,15 @@ from nnkit.models import model_to_config
 
 if TYPE_CHECKING:
     from nnkit.solver import Solver
+
+
+class Saved(NamedTuple):
+    """The contents of a state on the disk; `best_weights` are None before the end of the first epoch."""
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+    info: dict[str, Any]
+    best_weights: dict[str, np.ndarray] | None
 
 
 def save_state(solver: Solver, path: Path) -> None:
@@ -45,7 +56,7 @@ def save_state(solver: Solver, path: Path) -> None:
         "sums": asdict(solver.sums),
         "history": asdict(solver.history),
         "schedule": solver.schedule.state_dict(),
-        "settings": _settings(solver),
+        "settings": settings_of(solver),
     }
     if solver.ema is not None and solver.ema.average is not None:
         arrays["ema/average"] = solver.ema.average
@@ -53,30 +64,56 @@ def save_state(solver: Solver, path: Path) -> None:
     save_arrays(path, arrays, info)
 
 
-def load_state(solver: Solver, path: Path) -> None:
+def read_state(path: Path) -> Saved:
+    """Read what `save_state` wrote, and the best weights beside it.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    Saved
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing or damaged.
+    """
+    arrays, info = load_arrays(path)
+    try:
+        best = load_arrays(path.parent.parent / "model.safetensors")[0] if info["history"]["epoch"] else None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not the state of a training: {error!r}") from error
+    return Saved(path, arrays, info, best)
+
+
+def restore_state(solver: Solver, saved: Saved) -> None:
     """Put a solver that was made with the same settings where the one that wrote the state was.
 
     Parameters
     ----------
     solver : Solver
-    path : Path
+    saved : Saved
 
     Raises
     ------
     CheckpointError
-        The file is missing or damaged, or the settings differ; the message names them.
+        The state is no such thing, or the settings differ; the message names them.
     UsageError
         The solver wants fewer epochs than are done already.
     """
-    arrays, info = load_arrays(path)
+    path, info = saved.path, saved.info
     parts: dict[str, dict[str, np.ndarray]] = {"model": {}, "optimizer": {}, "ema": {}}
     try:
-        require_same(info["settings"], _settings(solver))
-        for name, array in arrays.items():
+        require_same(info["settings"], settings_of(solver))
+        for name, array in saved.arrays.items():
             part, _, rest = name.partition("/")
             parts[part][rest] = array
-        if info["history"]["epoch"]:
-            solver.model.load_state_dict(load_arrays(path.parent.parent / "model.safetensors")[0])
+        if saved.best_weights is not None:
+            solver.model.load_state_dict(saved.best_weights)
         best_weights = solver.model.state_dict()
         solver.model.load_state_dict(parts["model"])
         solver.optimizer.load_state_dict(parts["optimizer"])
@@ -93,13 +130,15 @@ def load_state(solver: Solver, path: Path) -> None:
         raise UsageError(f"epochs: {solver.epochs} is less than the {solver.epoch} that are done already")
 
 
-def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+def require_same(saved: Mapping[str, Any], current: Mapping[str, Any], what: str = "saved with other settings") -> None:
     """Raise CheckpointError naming the settings in which a saved training differs from the current one.
 
     Parameters
     ----------
     saved, current : mapping
         Nested settings; tuples and lists count as the same.
+    what : str
+        How the message begins.
 
     Raises
     ------
@@ -115,7 +154,23 @@ def require_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     differences = list(_differences(saved, json.loads(to_json(current)), ""))
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise CheckpointError(f"saved with other settings: {', '.join(differences[:3])}{more}")
+        raise CheckpointError(f"{what}: {', '.join(differences[:3])}{more}")
+
+
+def require_same_on_all(solver: Solver) -> None:
+    """Raise CheckpointError on each rank whose settings, data or kernels differ from rank 0's.
+
+    Parameters
+    ----------
+    solver : Solver
+
+    Raises
+    ------
+    CheckpointError
+    """
+    own = {"nnkit": nnkit.__version__, "kernels": kernels.name, "epochs": solver.epochs, **settings_of(solver)}
+    first = solver.communicator.from_first(lambda: json.loads(to_json(own)))
+    require_same(first, own, f"rank {solver.communicator.rank} differs from rank 0")
 
 
 def _differences(saved: Any, current: Any, where: str) -> Iterator[str]:
@@ -126,8 +181,17 @@ def _differences(saved: Any, current: Any, where: str) -> Iterator[str]:
         yield f"{where} ({reprlib.repr(saved)} there, {reprlib.repr(current)} here)"
 
 
-def _settings(solver: Solver) -> dict[str, Any]:
-    """Return what decides the course of a training."""
+def settings_of(solver: Solver) -> dict[str, Any]:
+    """Return what decides the course of a training.
+
+    Parameters
+    ----------
+    solver : Solver
+
+    Returns
+    -------
+    dict
+    """
     loss = solver.loss
     return {
         "seed": solver.seed,
@@ -144,6 +208,7 @@ def _settings(solver: Solver) -> dict[str, Any]:
         "clip_norm": solver.clip_norm,
         "clip_value": solver.clip_value,
         "ema": None if solver.ema is None else solver.ema.decay,
+        **({"sync_bn": True} if solver.sync_bn else {}),
     }
 
 

@@ -21,6 +21,7 @@ from nnkit import data, metrics, plots, recipes
 from nnkit._ext import get_num_threads, kernel_reason, kernels
 from nnkit.checkpoint import load_model
 from nnkit.data import Dataset
+from nnkit.distributed import Communicator
 from nnkit.errors import CheckpointError, DataError, UsageError, did_you_mean
 from nnkit.files import atomic_path
 from nnkit.history import History
@@ -176,6 +177,7 @@ def train(
     download: bool = False,
     callbacks: Sequence[Callable[[Solver], object]] = (),
     say: Callable[[str], object] = lambda line: None,
+    communicator: Communicator | None = None,
 ) -> dict[str, Any]:
     """Train a recipe, then look at the test set, and leave a complete run folder.
 
@@ -192,6 +194,8 @@ def train(
         Handed to the Solver.
     say : callable
         Called with lines that tell what is going on.
+    communicator : Communicator, optional
+        The processes that train together, of which rank 0 alone writes into the folder.
 
     Returns
     -------
@@ -203,15 +207,20 @@ def train(
     UsageError, DataError, CheckpointError, DivergenceError, TrainingInterrupted, OSError
         As the parts raise them. Nothing is written before data and settings are found to be right.
     """
-    if folder:
-        _check_folder(folder, resume)
-    training, test = recipe.data.load(download)
+    ranks = communicator or Communicator()
+    asked = folder
+    if asked:
+        ranks.from_first(lambda: _check_folder(asked, resume))
+    with ranks.first_of_node_first() if download else contextlib.nullcontext():
+        training, test = recipe.data.load(download)
     training, validation = training.split(recipe.data.validation, recipe.seed)
-    folder = folder or new_folder(recipe.name)
+    folder = asked or ranks.from_first(lambda: new_folder(recipe.name))
+    options = {"out": folder, "resume": resume, "callbacks": callbacks, "communicator": ranks}
     try:
-        solver = make_solver(recipe, training, validation, out=folder, resume=resume, callbacks=callbacks)
-        with atomic_path(folder / CONFIG) as path:
-            path.write_text(toml.dumps(recipe.to_settings()), encoding="utf-8")
+        solver = make_solver(recipe, training, validation, **options)
+        if ranks.rank == 0:
+            with atomic_path(folder / CONFIG) as path:
+                path.write_text(toml.dumps(recipe.to_settings()), encoding="utf-8")
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()  # goes if it is still empty
@@ -221,6 +230,8 @@ def train(
     say(f"data    {recipe.data.name}: {counts} of {shape}, {training.num_classes} classes")
     say(f"model   {recipe.model['name']}, {solver.model.num_parameters:,} parameters")
     say(f"run     {folder}")
+    if ranks.size > 1:
+        say(f"ranks   {ranks.size}, {get_num_threads()} thread{'s' * (get_num_threads() > 1)} each on rank 0")
     if resume:
         say(f"resume  {_where(solver)}")
     if kernels.name == "reference":
@@ -230,7 +241,7 @@ def train(
     except TrainingInterrupted as interrupt:
         raise TrainingInterrupted(f"{interrupt}: {_to_resume(folder)}", interrupt.signum) from None
     try:
-        return _finish(recipe, folder, solver, test, say)
+        return ranks.from_first(lambda: _finish(recipe, folder, solver, test, say))
     except KeyboardInterrupt as interrupt:
         message = f"interrupted, but the training is finished and saved; {_to_resume(folder)} draws the pictures"
         raise Interrupted(message, getattr(interrupt, "signum", signal.SIGINT)) from None
@@ -288,6 +299,7 @@ def _training_figures(solver: Solver) -> dict[str, Any]:
         "nnkit": nnkit.__version__,
         "kernels": kernels.name,
         "threads": get_num_threads(),
+        "ranks": solver.communicator.size,
     }
 
 

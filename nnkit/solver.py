@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import itertools
 import math
 import os
 import signal
@@ -17,12 +18,13 @@ from numpy.typing import ArrayLike
 
 from nnkit.callbacks import StopTraining
 from nnkit.checkpoint import save_model
-from nnkit.data import Augment, Dataset, batches, count_batches, epoch_order
+from nnkit.data import Augment, Dataset, batch_slice, batches, count_batches, epoch_order
 from nnkit.data.batching import checked_normalization
+from nnkit.distributed import Communicator, average, synced
 from nnkit.errors import DataError, DivergenceError, UsageError, whole_number
 from nnkit.files import remove_partial_files
-from nnkit.history import EpochSums, History
-from nnkit.layers import CrossEntropyLoss, Flatten
+from nnkit.history import EpochSums, History, batch_figures
+from nnkit.layers import BatchNorm, CrossEntropyLoss, Flatten, Loss
 from nnkit.models import Model
 from nnkit.optim import (
     Adam,
@@ -34,7 +36,7 @@ from nnkit.optim import (
     clip_grad_value,
     gradient_norm,
 )
-from nnkit.resume import load_state, save_state
+from nnkit.resume import Saved, read_state, require_same_on_all, restore_state, save_state
 from nnkit.signals import Interruption, TrainingInterrupted
 
 if TYPE_CHECKING:
@@ -92,6 +94,11 @@ class Solver:
         Write `last.ckpt` after so many epochs each, at the end, and when interrupted.
     progress : bool, optional
         Show a progress bar; by default only if stderr is a terminal.
+    communicator : Communicator, optional
+        What `nnkit.distributed.connect` returns: the processes among which each batch is divided. Rank 0 alone writes
+        files, shows progress and calls the callbacks; all have the same weights and history.
+    sync_bn : bool, default False
+        Whether batch norm takes its statistics from the whole batch, rather than from each process's part of it.
 
     Attributes
     ----------
@@ -149,6 +156,8 @@ class Solver:
         resume: bool = False,
         checkpoint_every: int = 1,
         progress: bool | None = None,
+        communicator: Communicator | None = None,
+        sync_bn: bool = False,
     ) -> None:
         self.epochs, self.batch_size = whole_number("epochs", epochs, 1), whole_number("batch_size", batch_size, 1)
         self.seed = whole_number("seed", seed, 0)
@@ -162,6 +171,7 @@ class Solver:
         self.augment = None if augment is None else _instance("augment", augment, Augment)
         self.loss = CrossEntropyLoss() if loss is None else loss
         self.callbacks, self.progress = list(callbacks), progress
+        self.communicator, self.sync_bn = communicator or Communicator(), sync_bn
         self.ema = None if ema is None else ExponentialMovingAverage(ema)
         self._split_data(_instance("data", data, Dataset), validation)
         self._fit_model_to_data()
@@ -169,6 +179,9 @@ class Solver:
 
         self.epoch = self.step = 0
         self.history, self.sums, self._interruption = History(), EpochSums(), Interruption()
+        self._signals = 0.0  # that came to any rank by the last step
+        if self.communicator.size > 1:
+            self._join_ranks()
         self.best_weights = model.state_dict()
         self._best_is_saved = False
         self.out = None if out is None else Path(out)
@@ -193,24 +206,26 @@ class Solver:
         OSError
             A file cannot be written, because the disk is full, say. The files before are unharmed.
         """
-        with self._interruption.listening(), self._progress_bar() as bar:
+        norms = [leaf for leaf in self.model.leaves() if self.sync_bn and isinstance(leaf, BatchNorm)]
+        with self._interruption.listening(), synced(norms, self.communicator), self._progress_bar() as bar:
             try:
                 if self.step == 0:
                     self._save_state()
                 while not self.is_finished:
                     self._require_same_frozen()
                     with self._timing():
-                        for x, y, weight in self._remaining_batches():
-                            self._step(x, y, weight)
-                            self._show(bar, len(x))
+                        for batch in self._remaining_batches():
+                            self._step(*batch)
+                            self._show(bar)
                             self._raise_if_signalled()
                     self._end_epoch()
-                    wants_to_stop = self._call_callbacks()
+                    wants_to_stop = self.communicator.from_first(self._call_callbacks)
                     self._save_epoch(wants_to_stop)
                     self._raise_if_signalled()
                     if wants_to_stop:
                         break
             except TrainingInterrupted:
+                self._average_statistics()
                 self._save_best()
                 self._save_state()
                 raise
@@ -221,17 +236,22 @@ class Solver:
         return self.history
 
     @np.errstate(over="ignore", invalid="ignore")
-    def _step(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> None:
-        """Learn from one batch: scores, loss, gradients, a step of the optimizer."""
-        model, optimizer, sums = self.model, self.optimizer, self.sums
-        model.reseed((self.seed, _DROPOUT, self.step))
+    def _step(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, share: float = 1.0) -> None:
+        """Learn from one batch: scores, loss, gradients, a step of the optimizer.
+
+        With several ranks, this one has a part of the batch, which counts `share` in the mean over all.
+        """
+        model, optimizer, sums, ranks = self.model, self.optimizer, self.sums, self.communicator
+        # Each rank drops out for itself: a slice of what one process would draw costs as much to draw as the whole.
+        model.reseed((self.seed, _DROPOUT, self.step, *([ranks.rank] if ranks.rank else [])))
         optimizer.lr = optimizer.initial_lr * self.schedule.factor(self.step, self.steps_per_epoch, self.epochs)
 
-        scores = model.forward(x, training=True)
-        loss = self.loss.forward(scores, y, weight)
+        figures = self._differentiate(x, y, weight, share)
+        signum = self._interruption.signum or 0
+        loss, *counts, self._signals = ranks.sum_numbers((*figures, signum))
         if not math.isfinite(loss):
             raise self._divergence(f"the loss became {loss}", self.step + 1)
-        model.backward(self.loss.backward(), input_gradient=False)
+        ranks.sum_array(model.flat_grads)
 
         is_last = sums.batches == self.steps_per_epoch - 1
         params, grads = model.flat_params, model.flat_grads
@@ -245,9 +265,25 @@ class Solver:
         if self.ema is not None:
             self.ema.update(params)
 
-        sums.add(loss, scores, y, weight)
+        sums.add_figures(loss, *counts)
         sums.lr = optimizer.lr
         self.step += 1
+
+    def _differentiate(
+        self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, share: float
+    ) -> tuple[float, float, float, float]:
+        """Write the gradients of this rank's share of the loss; return that share, and its `batch_figures`."""
+        model = self.model
+        if len(x) == 0:  # the batch has fewer images than there are ranks: help with batch norm's sums, if need be
+            model.flat_grads[...] = 0
+            if self.sync_bn:
+                model.backward(np.zeros_like(model.forward(x, training=True)), input_gradient=False)
+            return 0.0, 0.0, 0, 0
+        scores = model.forward(x, training=True)
+        loss = self.loss.forward(scores, y, weight)
+        dscores = self.loss.backward()
+        model.backward(dscores if share == 1 else dscores * share, input_gradient=False)
+        return loss * share, *batch_figures(scores, y, weight)
 
     @np.errstate(over="ignore", invalid="ignore")
     def evaluate(self, dataset: Dataset) -> tuple[float, float]:
@@ -268,26 +304,51 @@ class Solver:
         """
         if len(dataset) == 0:
             raise ValueError("evaluate: the data set has no images")
-        sums = EpochSums()
-        for x, y in self._batches(dataset):
-            weight = dataset.sample_weight
-            if weight is not None:
-                weight = weight[sums.images : sums.images + len(y)]
+        return self._measure(dataset, Communicator())
+
+    def _measure(self, dataset: Dataset, ranks: Communicator) -> tuple[float, float]:
+        """Do what `evaluate` does; several ranks take turns with the batches."""
+        sums, size, weight = EpochSums(), self.batch_size, None
+        stream = self._batches(dataset, start=ranks.rank, stride=ranks.size)
+        for index, (x, y) in zip(itertools.count(ranks.rank, ranks.size), stream, strict=False):
+            if dataset.sample_weight is not None:
+                weight = dataset.sample_weight[index * size : index * size + len(y)]
             scores = self.model.forward(x)
             sums.add(self.loss.forward(scores, y, weight), scores, y, weight)
             self._raise_if_signalled()
+        sums.loss, sums.weight, sums.correct, sums.images = ranks.sum_numbers(  # type: ignore[assignment]
+            (sums.loss, sums.weight, sums.correct, sums.images)
+        )
         return sums.mean_loss, sums.accuracy
 
-    def _remaining_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Yield the epoch's batches, those that were done before an interruption left out, with sample weights."""
-        weights, size = self.data.sample_weight, self.batch_size
-        if weights is not None:
-            weights = weights[epoch_order(len(self.data), self.seed, self.epoch)]
-        first = self.sums.batches
-        options = {"shuffle": True, "augment": self.augment, "seed": self.seed, "drop_single": True}
-        stream = self._batches(self.data, epoch=self.epoch, start=first, **options)
+    def _remaining_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None, float]]:
+        """Yield this rank's part of the epoch's batches, with sample weights and its share in the batch.
+
+        Those that were done before an interruption are left out.
+        """
+        data, size, weights, ranks = self.data, self.batch_size, self.data.sample_weight, self.communicator
+        shard, first, share = (ranks.rank, ranks.size), self.sums.batches, 1.0
+        order = None if weights is None and ranks.size == 1 else epoch_order(len(data), self.seed, self.epoch)
+        options = {"shuffle": True, "augment": self.augment, "seed": self.seed, "drop_single": True, "shard": shard}
+        stream = self._batches(data, epoch=self.epoch, start=first, **options)
         for index, (x, y) in enumerate(stream, first):
-            yield x, y, None if weights is None else weights[index * size : index * size + len(y)]
+            weight = None
+            if order is not None:
+                own = order[batch_slice(index, size, len(data), shard)]
+                weight = None if weights is None else weights[own]
+                if ranks.size > 1:
+                    share = self._share(own, order[batch_slice(index, size, len(data))])
+            yield x, y, weight, share
+
+    def _share(self, own: np.ndarray, whole: np.ndarray) -> float:
+        """Return how much this rank's images count in the mean over a batch."""
+        mine, all_in_all = (
+            self.loss.total_weight(
+                self.data.labels[rows], None if self.data.sample_weight is None else self.data.sample_weight[rows]
+            )
+            for rows in (own, whole)
+        )
+        return mine / (all_in_all or 1.0)
 
     def _batches(self, dataset: Dataset, **options: Any) -> Any:
         options |= {"dtype": self.model.flat_params.dtype, "normalize": self.normalize}
@@ -300,9 +361,11 @@ class Solver:
         started = time.perf_counter()
         sums, val_loss, val_accuracy = self.sums, None, None
         self._require_finite_weights()
+        self.communicator.require_same(self.model.flat_params, "weights: what this rank has")
+        self._average_statistics()
         with self._averaged_weights():
             if self.validation is not None:
-                val_loss, val_accuracy = self.evaluate(self.validation)
+                val_loss, val_accuracy = self._measure(self.validation, self.communicator)
                 if not math.isfinite(val_loss):
                     raise self._divergence(f"the validation loss became {val_loss}", self.step)
             self.epoch += 1
@@ -367,11 +430,29 @@ class Solver:
         finally:
             params[:] = current
 
+    def _average_statistics(self) -> None:
+        # They are linear in what each rank saw, so that it does not matter how often this is done.
+        average(self.model.named_buffers().values(), self.communicator)
+
+    def _join_ranks(self) -> None:
+        """Make sure that all ranks do the same, and give them rank 0's weights."""
+        ranks = self.communicator
+        if self.batch_size < 2 * ranks.size:
+            wanted = f"at least 2 images for each of {ranks.size} ranks"
+            raise UsageError(f"batch_size: expected {wanted}, got {self.batch_size}")
+        if not isinstance(self.loss, Loss):
+            raise UsageError(f"loss: several ranks need an nnkit.layers.Loss, got a {type(self.loss).__name__}")
+        require_same_on_all(self)
+        for array in (self.model.flat_params, *self.model.named_buffers().values()):
+            ranks.broadcast_array(array)
+
     def _raise_if_signalled(self) -> None:
-        if self._interruption.signum is None:
+        signum = self._interruption.signum
+        if self.communicator.size > 1:  # all ranks stop after the same step, or none
+            signum = (signum or int(signal.SIGTERM)) if self._signals else None
+        if signum is None:
             return
         self._require_finite_weights()  # what is saved shall be worth going on from
-        signum = self._interruption.signum
         kept = "nothing is saved, as there is no `out` folder; train() goes on from here"
         if self.out is not None:
             kept = f"all is saved in {self.out}; resume to go on from here"
@@ -443,11 +524,17 @@ class Solver:
             if resume:
                 raise UsageError("resume: expected the folder to go on from as `out`, got None")
         elif resume:
-            remove_partial_files(self.out)
-            load_state(self, self._state_path)
+            restore_state(self, self.communicator.from_first(self._read_state))
             self._best_is_saved = True
-        elif self._state_path.exists():
+        elif self.communicator.from_first(self._state_path.exists):
             raise UsageError(f"out: {self.out} holds a run already; resume it (resume=True) or choose another folder")
+        if self.communicator.rank:
+            self.out = None  # rank 0 writes
+
+    def _read_state(self) -> Saved:
+        assert self.out is not None
+        remove_partial_files(self.out)
+        return read_state(self._state_path)
 
     @property
     def _state_path(self) -> Path:
@@ -483,19 +570,26 @@ class Solver:
     def _progress_bar(self) -> "tqdm[Any]":
         from tqdm import tqdm
 
-        is_shown = sys.stderr.isatty() if self.progress is None else self.progress
-        per_epoch = min(self.steps_per_epoch * self.batch_size, len(self.data))
-        done = self.epoch * per_epoch + self.sums.images
+        is_shown = (sys.stderr.isatty() if self.progress is None else self.progress) and self.communicator.rank == 0
         # What matters most comes first: a narrow terminal cuts the end off.
         form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}, {rate_fmt}"
         look: dict[str, Any] = {"unit": " images", "unit_scale": True, "dynamic_ncols": True, "bar_format": form}
-        return tqdm(total=self.epochs * per_epoch, initial=done, leave=False, disable=not is_shown, **look)
+        total = self.epochs * self._images_per_epoch
+        return tqdm(total=total, initial=self._images_done, leave=False, disable=not is_shown, **look)
 
-    def _show(self, bar: "tqdm[Any]", images: int) -> None:
+    def _show(self, bar: "tqdm[Any]") -> None:
         if not bar.disable:
             bar.set_description_str(f"epoch {self.epoch + 1}/{self.epochs}", refresh=False)
             bar.set_postfix_str(f"loss {self.sums.mean_loss:.3f} acc {self.sums.accuracy:.0%}", refresh=False)
-            bar.update(images)
+            bar.update(self._images_done - bar.n)
+
+    @property
+    def _images_per_epoch(self) -> int:
+        return min(self.steps_per_epoch * self.batch_size, len(self.data))
+
+    @property
+    def _images_done(self) -> int:
+        return self.epoch * self._images_per_epoch + self.sums.images
 
 
 def _instance(name: str, value: Kind, kind: type[Kind]) -> Kind:

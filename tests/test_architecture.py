@@ -31,13 +31,25 @@ ALLOWED = {
     "interop": {"functional", "layers", "models"},
     "callbacks": set(),
     "signals": set(),
+    "distributed": set(),
     "resume": {"checkpoint", "data", "history", "models"},
-    "solver": {"callbacks", "checkpoint", "data", "history", "layers", "models", "optim", "resume", "signals"},
+    "solver": {
+        "callbacks",
+        "checkpoint",
+        "data",
+        "distributed",
+        "history",
+        "layers",
+        "models",
+        "optim",
+        "resume",
+        "signals",
+    },
     "recipes": {"data", "layers", "models", "optim"},
     "plots": {"history", "metrics"},
     "report": {"history", "metrics", "plots"},
 }
-HEAVY = ("matplotlib", "torch", "sklearn", "streamlit", "PIL", "optuna", "safetensors", "pooch", "tqdm")
+HEAVY = ("matplotlib", "torch", "sklearn", "streamlit", "PIL", "optuna", "safetensors", "pooch", "tqdm", "mpi4py")
 
 
 def imported_by(path):

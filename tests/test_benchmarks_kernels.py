@@ -66,6 +66,17 @@ def test_growth_is_measured(tmp_path):
     assert "| batch size | 1 … 4 |" in text
 
 
+@pytest.mark.skipif(find_spec("mpi4py") is None, reason="mpi4py is not installed")
+def test_two_ranks_are_timed_and_the_model_is_checked(tmp_path):
+    found, text = trial("distributed.py", tmp_path, "--nets", "mlp3")
+    (record,) = found["records"]
+    assert record["model"] == pytest.approx(record["compute"] + record["sum"] + record["figures"])
+    assert min(record["two_ranks"], found["fit"]["gb_per_s"], *record["one_process"]) > 0
+    assert "| MLP 3072-128-64-3 | 8 | 1.6 |" in text
+    assert "| MLP 3072-128-64-3 | 8 each | 100 Gbit/s |" in text
+    assert (PAGE.parent / "scaling.md").read_text().count("<!-- distributed -->") == 1
+
+
 def test_an_unknown_pass_is_refused():
     done = started("memory_ops.py", "--only", "maxpool")
     assert done.returncode == 2

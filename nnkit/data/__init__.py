@@ -1,6 +1,6 @@
 """Data sets: labelled images in memory, and batches of them ready for a network."""
 
-from nnkit.data.batching import Augment, batches, count_batches, epoch_order
+from nnkit.data.batching import Augment, batch_slice, batches, count_batches, epoch_order
 from nnkit.data.dataset import Dataset, from_arrays
 from nnkit.data.folder import load_folder
 from nnkit.data.image import open_image
@@ -10,6 +10,7 @@ from nnkit.data.shapes import make_shapes
 __all__ = [
     "Augment",
     "Dataset",
+    "batch_slice",
     "batches",
     "count_batches",
     "data_folder",

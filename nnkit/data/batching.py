@@ -69,7 +69,9 @@ def batches(
     seed: int = 0,
     epoch: int = 0,
     start: int = 0,
+    stride: int = 1,
     drop_single: bool = False,
+    shard: tuple[int, int] = (0, 1),
     dtype: DTypeLike = np.float32,
     channels_last: bool = True,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -92,8 +94,13 @@ def batches(
         Decide order and augmentation, and nothing else does.
     start : int, default 0
         Index of the first batch to make: `start=k` gives what is left after k batches.
+    stride : int, default 1
+        Make every so many-th batch only, from `start` on.
     drop_single : bool, default False
         Leave out a last batch of one image (batch norm over features cannot train on it).
+    shard : pair of int, default (0, 1)
+        `(rank, ranks)`: make only this rank's slice of each batch, as `batch_slice` has it. Images and what happens to
+        them are the same for any number of ranks.
     dtype : float32 or float64
     channels_last : bool, default True
         How a batch lies in memory: as convolutions read it, or, with False, as `Flatten` gives it to a linear layer.
@@ -118,6 +125,7 @@ def batches(
     whole_number("batch_size", batch_size, 1)
     for name, value in {"seed": seed, "epoch": epoch, "start": start}.items():
         whole_number(name, value, 0)
+    whole_number("stride", stride, 1)
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise UsageError(f"dtype: expected float32 or float64, got {dtype}")
@@ -130,13 +138,13 @@ def batches(
     changes = _draw_changes(dataset, augment, (seed, _AUGMENT, epoch))
 
     def make(index: int) -> tuple[np.ndarray, np.ndarray]:
-        part = slice(index * batch_size, (index + 1) * batch_size)
+        part = batch_slice(index, batch_size, len(dataset), shard)
         rows = order[part]
         own = [None if drawn is None else drawn[part] for drawn in changes]
         x = _make_batch(dataset.images, rows, own, int(augment.cutout), scale, offset, channels_last)
         return x, dataset.labels[rows]
 
-    indices = range(start, count_batches(len(dataset), batch_size, drop_single=drop_single))
+    indices = range(start, count_batches(len(dataset), batch_size, drop_single=drop_single), stride)
     return (make(index) for index in indices)
 
 
@@ -160,6 +168,36 @@ def count_batches(count: int, batch_size: int, *, drop_single: bool = False) -> 
     """
     whole, rest = divmod(count, batch_size)
     return whole + (rest > int(drop_single))
+
+
+def batch_slice(index: int, batch_size: int, count: int, shard: tuple[int, int] = (0, 1)) -> slice:
+    """Return which places of an epoch's order a rank has in a batch.
+
+    Ranks have neighbouring slices whose sizes differ by one at most, but none has a single image, on which batch norm
+    over features cannot train: where there are too few, the last ranks have none.
+
+    Parameters
+    ----------
+    index, batch_size, count : int
+        The batch's number, from 0; images in a batch; and images in all.
+    shard : pair of int, default (0, 1)
+        `(rank, ranks)`.
+
+    Returns
+    -------
+    slice
+
+    Examples
+    --------
+    >>> from nnkit.data import batch_slice
+    >>> [batch_slice(1, 64, 69, (rank, 3)) for rank in range(3)]  # the last five images
+    [slice(64, 66, None), slice(66, 69, None), slice(69, 69, None)]
+    """
+    rank, ranks = shard
+    first, last = index * batch_size, min((index + 1) * batch_size, count)
+    busy = max(1, min(ranks, (last - first) // 2))
+    start, stop = ((last - first) * min(r, busy) // busy for r in (rank, rank + 1))
+    return slice(first + start, first + stop)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:

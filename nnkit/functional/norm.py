@@ -1,6 +1,7 @@
 """Normalisation: over the batch, over each example, over groups of channels."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ def batch_norm_forward(
     eps: float = 1e-5,
     activation: str = "identity",
     addend: np.ndarray | None = None,
+    sum_over_ranks: Callable[[np.ndarray], object] | None = None,
 ) -> tuple[np.ndarray, Any]:
     """Normalise each feature, or each channel, by its mean and variance.
 
@@ -48,6 +50,9 @@ def batch_norm_forward(
         Applied in the same pass. It costs no array of its own: the way back makes what it saw again, from x.
     addend : ndarray like x, optional
         Added before the activation, which must be "identity" or "relu" then.
+    sum_over_ranks : callable, optional
+        Replaces an array by its sum over all processes that have a part of the batch. Given one, training normalises by
+        the statistics of all parts together, and a part may be empty.
 
     Returns
     -------
@@ -85,12 +90,16 @@ def batch_norm_forward(
     if addend is not None:
         addend = _addend(addend, x)
     if training:
-        mean, variance = np.empty(rows.shape[1], x.dtype), np.empty(rows.shape[1], x.dtype)
-        if rows.shape[0] < 2:
+        mean, variance = np.zeros((2, rows.shape[1]), x.dtype)
+        total = rows.shape[0]
+        if total:
+            kernels.batch_norm_statistics(rows, mean, variance)
+        if sum_over_ranks is not None:
+            total, mean, variance = _joint_statistics(total, mean, variance, sum_over_ranks)
+        if total < 2:
             raise ValueError(f"batch_norm: expected more than one value per channel in training, got x of {x.shape}")
-        kernels.batch_norm_statistics(rows, mean, variance)
         running_mean += momentum * (mean - running_mean)
-        running_var += momentum * (variance * (rows.shape[0] / (rows.shape[0] - 1)) - running_var)
+        running_var += momentum * (variance * (total / (total - 1)) - running_var)
     else:
         mean, variance = running_mean.astype(x.dtype), running_var.astype(x.dtype)
     inverse_std = 1 / np.sqrt(variance + x.dtype.type(eps))
@@ -98,7 +107,19 @@ def batch_norm_forward(
     out = memory.empty(rows.shape, x.dtype)
     kernels.batch_norm_apply(rows, mean, inverse_std, weight, bias, out, activation, addend)
     sum_out = out if addend is not None and activation == "relu" else None
-    return _unrows(out, x.shape), (rows, mean, inverse_std, weight, bias, x.shape, training, activation, sum_out)
+    others = None if sum_over_ranks is None or not training else (total, sum_over_ranks)
+    return _unrows(out, x.shape), (
+        rows,
+        mean,
+        inverse_std,
+        weight,
+        bias,
+        x.shape,
+        training,
+        activation,
+        sum_out,
+        others,
+    )
 
 
 def batch_norm_backward(
@@ -147,7 +168,7 @@ def batch_norm_add_backward(
     dweight, dbias : ndarray of shape (C,)
     daddend : ndarray like x
     """
-    rows, mean, inverse_std, weight, bias, shape, training, activation, sum_out = cache
+    rows, mean, inverse_std, weight, bias, shape, training, activation, sum_out, others = cache
     gradient = _rows(_arrays.upstream("batch_norm", dout, shape, rows.dtype))
     dweight = _arrays.destination("batch_norm", "dweight", dweight, weight.shape, rows.dtype)
     dbias = _arrays.destination("batch_norm", "dbias", dbias, weight.shape, rows.dtype)
@@ -156,9 +177,14 @@ def batch_norm_add_backward(
     if training:
         inner = None if sum_out is None else daddend
         statistics, parameters = (mean, inverse_std), (weight, bias)
-        kernels.batch_norm_backward(
-            gradient, rows, *statistics, *parameters, dx, dweight, dbias, activation, sum_out, inner
-        )
+        if rows.shape[0]:
+            kernels.batch_norm_backward(
+                gradient, rows, *statistics, *parameters, dx, dweight, dbias, activation, sum_out, inner
+            )
+        else:
+            dweight[...] = dbias[...] = 0
+        if others is not None:
+            _correct_for_others(dx, rows, *statistics, weight, dweight, dbias, *others)
     else:
         gradient = daddend = _before_activation(gradient, cache)
         np.sum(gradient * ((rows - mean) * inverse_std), axis=0, out=dweight)
@@ -327,6 +353,43 @@ def group_norm_backward(
     return _unrows(dx, shape), dweight, dbias
 
 
+def _joint_statistics(
+    count: int, mean: np.ndarray, variance: np.ndarray, sum_over_ranks: Callable[[np.ndarray], object]
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return how many rows all ranks have together, and their mean and variance."""
+    # In float64, in which the squares' difference below loses nothing that the float32 figures had.
+    moments = np.array([np.ones(mean.shape), mean, variance + np.square(mean, dtype=np.float64)], np.float64) * count
+    sum_over_ranks(moments)
+    total = moments[0, 0]
+    joint = moments[1] / total
+    joint_variance = np.maximum(moments[2] / total - np.square(joint), 0)
+    return int(total), joint.astype(mean.dtype), joint_variance.astype(mean.dtype)
+
+
+def _correct_for_others(
+    dx: np.ndarray,
+    rows: np.ndarray,
+    mean: np.ndarray,
+    inverse_std: np.ndarray,
+    weight: np.ndarray,
+    dweight: np.ndarray,
+    dbias: np.ndarray,
+    total: int,
+    sum_over_ranks: Callable[[np.ndarray], object],
+) -> None:
+    """Turn, in place, the dx of rows that would be the whole batch into the dx of a part of it.
+
+    dx holds `weight / std * (dout - dbias / M - x_hat * dweight / M)` with this part's sums and number of rows, where
+    it should be those of all parts: the difference is `x_hat` times a number, plus another, for each column.
+    """
+    sums = np.array([dweight, dbias], np.float64)
+    own = sums / max(len(rows), 1)
+    sum_over_ranks(sums)
+    slope, shift = ((own - sums / total) * (weight * inverse_std)).astype(dx.dtype)
+    if len(rows):
+        kernels.batch_norm_apply(rows, mean, inverse_std, slope, shift, dx, "identity", dx)
+
+
 def _addend(addend: np.ndarray, x: np.ndarray) -> np.ndarray:
     (addend,) = _arrays.floats("batch_norm", addend)
     _arrays.check_shape("batch_norm", "addend", addend, x.shape)
@@ -335,7 +398,7 @@ def _addend(addend: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _before_activation(gradient: np.ndarray, cache: Any) -> np.ndarray:
     """Take a gradient back through the activation of `batch_norm_forward` alone."""
-    rows, mean, inverse_std, weight, bias, _, _, activation, out = cache
+    rows, mean, inverse_std, weight, bias, _, _, activation, out, _ = cache
     if activation == "identity":
         return gradient
     if out is None:

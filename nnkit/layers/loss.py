@@ -47,6 +47,20 @@ class Loss:
             raise RuntimeError(f"{type(self).__name__}: backward needs a forward before it, one for each call")
         return self._gradient(cache)
 
+    def total_weight(self, targets: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+        """Return what `forward` divides by: how much some targets count, beside others, in a mean over all.
+
+        Parameters
+        ----------
+        targets : ndarray of shape (N,)
+        sample_weight : ndarray of shape (N,), optional
+
+        Returns
+        -------
+        float
+        """
+        return float(len(targets) if sample_weight is None else sample_weight.sum(dtype=np.float64))
+
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments, ready for JSON.
 
@@ -98,6 +112,13 @@ class CrossEntropyLoss(Loss):
             sample_weight=sample_weight,
         )
         return loss
+
+    def total_weight(self, targets: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+        """Return what `forward` divides by."""
+        if self.class_weight is None:
+            return super().total_weight(targets, sample_weight)
+        by_class = self.class_weight[targets]
+        return float(by_class.sum() if sample_weight is None else by_class @ sample_weight)
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -1,5 +1,6 @@
 """Normalisation layers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,11 @@ class BatchNorm(Layer):
         The weight of the new batch in the running statistics, as PyTorch counts it.
     eps : float, default 1e-5
 
+    Attributes
+    ----------
+    sum_over_ranks : callable or None
+        Set for a while by a Solver with `sync_bn`: adds up an array over all processes that train together.
+
     Examples
     --------
     >>> layer = BatchNorm()
@@ -27,6 +33,8 @@ class BatchNorm(Layer):
     >>> {name: array.shape for name, array in layer.buffers.items()}
     {'running_mean': (64,), 'running_var': (64,)}
     """
+
+    sum_over_ranks: Callable[[np.ndarray], object] | None = None
 
     def __init__(self, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
@@ -54,7 +62,7 @@ class BatchNorm(Layer):
     ) -> np.ndarray:
         """Normalise (N, C) or (N, C, H, W); and what a model may fuse with it, see `functional.batch_norm_forward`."""
         x = self._checked(x)
-        if training and x[:, 0].size < 2:
+        if training and x[:, 0].size < 2 and self.sum_over_ranks is None:
             raise ValueError(f"{self.label}: expected more than one value per channel in training, got x of {x.shape}")
         out, cache = functional.batch_norm_forward(
             x,
@@ -67,6 +75,7 @@ class BatchNorm(Layer):
             eps=self.eps,
             activation=activation,
             addend=addend,
+            sum_over_ranks=self.sum_over_ranks,
         )
         if training:
             self.keep(cache)

@@ -133,6 +133,7 @@ class TrainingSettings:
     clip_norm: float | None = None
     clip_value: float | None = None
     ema: float | None = None
+    sync_bn: bool = False
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,12 @@ class Solver:
     batch_size : int, default 64
         Where a last batch of a single image would be left over, that image is left out of the epoch: batch
         normalisation cannot learn from one.
+    shuffle : bool, default True
+        Take the images in another order each epoch; if not, always in that of `data`.
     schedule : Schedule, default ConstantLR()
         Multiplies the optimizer's rate.
     loss : layer of nnkit.layers.loss, default CrossEntropyLoss()
+        For numbers to predict, a `TargetDataset`, one that compares numbers, such as MSELoss().
     augment : Augment, optional
         Random changes to the training images; validation images stay as they are.
     normalize : {"standard", "unit"} or pair of (mean, std), default "standard"
@@ -76,6 +79,8 @@ class Solver:
         or nothing, in which case the last epoch counts as the best.
     patience : int, optional
         Stop after so many epochs without a better validation accuracy (or an equal one with a lower loss).
+    restore_best : bool, default True
+        Give the model its best weights back in the end; if not, it keeps its last ones.
     clip_norm, clip_value : float, optional
         Limit the gradient's length, or its elements.
     ema : float, optional
@@ -134,12 +139,14 @@ class Solver:
         *,
         epochs: int = 10,
         batch_size: int = 64,
+        shuffle: bool = True,
         schedule: Schedule | None = None,
         loss: Any = None,
         augment: Augment | None = None,
         normalize: str | tuple[ArrayLike, ArrayLike] = "standard",
         validation: float | int | Dataset | None = 0.1,
         patience: int | None = None,
+        restore_best: bool = True,
         clip_norm: float | None = None,
         clip_value: float | None = None,
         ema: float | None = None,
@@ -162,6 +169,7 @@ class Solver:
         self.augment = None if augment is None else _instance("augment", augment, Augment)
         self.loss = CrossEntropyLoss() if loss is None else loss
         self.callbacks, self.progress = list(callbacks), progress
+        self.shuffle, self.restore_best = bool(shuffle), bool(restore_best)
         self.ema = None if ema is None else ExponentialMovingAverage(ema)
         self._split_data(_instance("data", data, Dataset), validation)
         self._fit_model_to_data()
@@ -177,8 +185,8 @@ class Solver:
     def train(self) -> History:
         """Train until all epochs are done, patience is at its end, or a callback raises `StopTraining`.
 
-        Whatever ended it, the model has its best weights afterwards. After an interruption it has the current ones,
-        and another call goes on where the training was.
+        Whatever ended it, the model has its best weights afterwards, unless it is to keep the last ones. After an
+        interruption it has the current ones, and another call goes on where the training was.
 
         Returns
         -------
@@ -217,7 +225,8 @@ class Solver:
             except DivergenceError:
                 self.model.load_state_dict(self.best_weights)
                 raise
-        self.model.load_state_dict(self.best_weights)
+        if self.restore_best:
+            self.model.load_state_dict(self.best_weights)
         return self.history
 
     @np.errstate(over="ignore", invalid="ignore")
@@ -245,12 +254,12 @@ class Solver:
         if self.ema is not None:
             self.ema.update(params)
 
-        sums.add(loss, scores, y, weight)
+        sums.add(loss, len(y), self.loss.count_correct(scores, y), weight)
         sums.lr = optimizer.lr
         self.step += 1
 
     @np.errstate(over="ignore", invalid="ignore")
-    def evaluate(self, dataset: Dataset) -> tuple[float, float]:
+    def evaluate(self, dataset: Dataset) -> tuple[float, float | None]:
         """Measure the model as it is, on images as they are: no augmentation, no dropout, batch norm's running figures.
 
         Parameters
@@ -260,6 +269,7 @@ class Solver:
         Returns
         -------
         loss, accuracy : float
+            The accuracy is None where the targets are no labels.
 
         Raises
         ------
@@ -274,17 +284,18 @@ class Solver:
             if weight is not None:
                 weight = weight[sums.images : sums.images + len(y)]
             scores = self.model.forward(x)
-            sums.add(self.loss.forward(scores, y, weight), scores, y, weight)
+            loss = self.loss.forward(scores, y, weight)
+            sums.add(loss, len(y), self.loss.count_correct(scores, y), weight)
             self._raise_if_signalled()
         return sums.mean_loss, sums.accuracy
 
     def _remaining_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         """Yield the epoch's batches, those that were done before an interruption left out, with sample weights."""
         weights, size = self.data.sample_weight, self.batch_size
-        if weights is not None:
+        if weights is not None and self.shuffle:
             weights = weights[epoch_order(len(self.data), self.seed, self.epoch)]
         first = self.sums.batches
-        options = {"shuffle": True, "augment": self.augment, "seed": self.seed, "drop_single": True}
+        options = {"shuffle": self.shuffle, "augment": self.augment, "seed": self.seed, "drop_single": True}
         stream = self._batches(self.data, epoch=self.epoch, start=first, **options)
         for index, (x, y) in enumerate(stream, first):
             yield x, y, None if weights is None else weights[index * size : index * size + len(y)]
@@ -423,11 +434,7 @@ class Solver:
                 raise UsageError(f"{name} set: it has no images")
             if dataset.image_shape != inputs:
                 raise UsageError(f"{name} set: the model expects images of shape {inputs}, got {dataset.image_shape}")
-            if outputs is None or len(outputs) != 1 or dataset.num_classes > outputs[0]:
-                raise UsageError(f"{name} set: {dataset.num_classes} classes, but the model's output is {outputs}")
-            if dataset.labels.min() < 0 or dataset.labels.max() >= outputs[0]:
-                found = f"{dataset.labels.min()} to {dataset.labels.max()}"
-                raise DataError(f"{name} set: expected labels from 0 to {outputs[0] - 1}, got {found}")
+            dataset.require_outputs(name, outputs)
             if (wrong := _first_not_finite(dataset.images)) is not None:
                 raise DataError(f"{name} set: image {wrong} holds NaN or infinity")
             if dataset.sample_weight is not None and not dataset.sample_weight.any():
@@ -494,7 +501,8 @@ class Solver:
     def _show(self, bar: "tqdm[Any]", images: int) -> None:
         if not bar.disable:
             bar.set_description_str(f"epoch {self.epoch + 1}/{self.epochs}", refresh=False)
-            bar.set_postfix_str(f"loss {self.sums.mean_loss:.3f} acc {self.sums.accuracy:.0%}", refresh=False)
+            accuracy = "" if self.sums.accuracy is None else f" acc {self.sums.accuracy:.0%}"
+            bar.set_postfix_str(f"loss {self.sums.mean_loss:.3f}{accuracy}", refresh=False)
             bar.update(images)
 
 
@@ -514,6 +522,7 @@ def _limit(name: str, value: Any) -> float | None:
 
 def _first_not_finite(images: np.ndarray) -> int | None:
     """Return the index of the first image with NaN or infinity in it."""
-    if images.dtype == np.uint8:
-        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if images.dtype == np.uint8 or np.isfinite(images.sum()):
+            return None
     return next((index for index, image in enumerate(images) if not np.isfinite(image).all()), None)

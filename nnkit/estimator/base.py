@@ -18,7 +18,7 @@ from nnkit._ext import sharing_threads
 from nnkit.callbacks import StopTraining, print_epoch
 from nnkit.data import Dataset
 from nnkit.errors import UsageError, did_you_mean, whole_number
-from nnkit.estimator.course import Adaptive, Improvement, InverseScaling
+from nnkit.estimator.course import Adaptive, Improvement, InverseScaling, ScaledLoss
 from nnkit.estimator.lbfgs import minimize
 from nnkit.estimator.network import checked_image_shape, decayed_names, make_network, model_of
 from nnkit.history import History
@@ -161,7 +161,10 @@ class NNEstimator(BaseEstimator):
         weight = float(len(samples.x) if samples.weight is None else samples.weight.sum())
         limits = {"maxiter": self.max_iter, "maxfun": self.max_fun, "gtol": self.tol}
         decay = self.alpha / (weight or 1.0)
-        found = minimize(self.model_, self._make_loss(), self._dataset(samples), decay=decay, options=limits)
+        loss = self._make_loss()
+        if isinstance(loss, ScaledLoss):  # the value must fit the gradient here
+            loss = ScaledLoss(loss.loss, loss.gradient, loss.gradient)
+        found = minimize(self.model_, loss, self._dataset(samples), decay=decay, options=limits)
         self.n_iter_, self.loss_, self.t_ = min(found.nit, self.max_iter), float(found.fun), len(samples.x) * found.nit
         if not found.success:
             text = f"solver: 'lbfgs' has not converged after {found.nit} iterations: {found.message}"

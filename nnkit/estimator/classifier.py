@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from nnkit.data import Dataset, TargetDataset
 from nnkit.errors import UsageError
 from nnkit.estimator.base import NNEstimator, Samples, can_learn_in_parts
-from nnkit.estimator.course import SummedOverOutputs
+from nnkit.estimator.course import ScaledLoss
 from nnkit.functional import sigmoid_forward, softmax_forward
 from nnkit.layers import BCEWithLogitsLoss, CrossEntropyLoss, Loss
 from nnkit.solver import Solver
@@ -333,7 +333,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):
         labels = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
         unknown = self.classes_[labels] != y
         if unknown.any():
-            raise UsageError(f"y: expected labels among {self.classes_.tolist()}, got {y[unknown][0]!r}")
+            raise UsageError(f"y: expected labels among {self.classes_.tolist()}, got {y[unknown].tolist()[0]!r}")
         if self.out_activation_ == "softmax":
             return Dataset(images, labels, [str(c) for c in range(len(self.classes_))], samples.weight)
         return TargetDataset(images, labels[:, None].astype(samples.x.dtype), samples.weight)
@@ -341,15 +341,13 @@ class NNClassifier(ClassifierMixin, NNEstimator):
     def _make_loss(self) -> Loss:
         if self.out_activation_ == "softmax":
             return CrossEntropyLoss()
-        return SummedOverOutputs(BCEWithLogitsLoss(), self.n_outputs_)
+        return ScaledLoss(BCEWithLogitsLoss(), self.n_outputs_, self.n_outputs_)
 
     def _weights(self, samples: Samples, partial: bool) -> np.ndarray | None:
         if self.class_weight is None:
             return samples.weight
         if partial and isinstance(self.class_weight, str):
-            raise UsageError(
-                f"class_weight: partial_fit needs a dict, for it sees a part only; got {self.class_weight!r}"
-            )
+            raise UsageError(f"class_weight: partial_fit sees a part only and needs a dict, got {self.class_weight!r}")
         by_class = compute_sample_weight(self.class_weight, samples.y)
         return by_class if samples.weight is None else samples.weight * by_class
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -92,32 +91,32 @@ class Adaptive(Schedule):
         return self.multiplier
 
 
-class SummedOverOutputs(Loss):
-    """A loss that is nnkit's mean over rows and outputs, times a factor: scikit-learn sums over the outputs.
+class ScaledLoss(Loss):
+    """A loss of nnkit's, which is a mean over rows and outputs, as scikit-learn scales it.
+
+    scikit-learn's gradient is that of half the squared error's sum over the outputs, for instance, and the loss that it
+    reports is the mean over them.
 
     Parameters
     ----------
     loss : Loss
-    factor : float
+    value, gradient : float
+        Factors of the loss as it is reported, and of its gradient.
     """
 
-    def __init__(self, loss: Loss, factor: float) -> None:
-        self.loss, self.factor = loss, factor
+    def __init__(self, loss: Loss, value: float, gradient: float) -> None:
+        self.loss, self.value, self.gradient = loss, value, gradient
 
     def forward(self, scores: np.ndarray, targets: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Return the factor times the loss."""
-        return self.factor * self.loss.forward(scores, targets, sample_weight)
+        """Return the loss times its factor."""
+        return self.value * self.loss.forward(scores, targets, sample_weight)
 
     def backward(self) -> np.ndarray:
-        """Return the factor times the gradient."""
+        """Return the gradient times its factor."""
         gradient = self.loss.backward()
-        gradient *= self.factor
+        gradient *= self.gradient
         return gradient
 
     def count_correct(self, scores: np.ndarray, targets: np.ndarray) -> int | None:
         """Ask the loss."""
         return self.loss.count_correct(scores, targets)
-
-    def config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {"loss": repr(self.loss), "factor": self.factor}

@@ -124,9 +124,8 @@ def checked_image_shape(shape: Any, features: int) -> tuple[int, int, int]:
     if height in (1, 3, 4) and channels > 4:  # a mistake that would train, and badly
         raise UsageError(f"image_shape: expected {wanted}, the channels last, got {tuple(shape)}")
     if height * width * channels != features:
-        raise UsageError(
-            f"image_shape: {tuple(shape)} has {height * width * channels} pixels, but X {features} features"
-        )
+        size = height * width * channels
+        raise UsageError(f"image_shape: {tuple(shape)} holds {size} numbers, but a row of X {features}")
     return height, width, channels
 
 

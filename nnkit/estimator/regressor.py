@@ -10,7 +10,7 @@ from sklearn.utils.metaestimators import available_if
 from nnkit.data import TargetDataset
 from nnkit.errors import UsageError
 from nnkit.estimator.base import NNEstimator, Samples, can_learn_in_parts
-from nnkit.estimator.course import SummedOverOutputs
+from nnkit.estimator.course import ScaledLoss
 from nnkit.layers import Loss, MSELoss, PoissonNLLLoss
 from nnkit.solver import Solver
 
@@ -214,8 +214,8 @@ class NNRegressor(RegressorMixin, NNEstimator):
 
     def _make_loss(self) -> Loss:
         if self.loss == "poisson":
-            return SummedOverOutputs(PoissonNLLLoss(), self.n_outputs_)
-        return SummedOverOutputs(MSELoss(), self.n_outputs_ / 2)
+            return ScaledLoss(PoissonNLLLoss(), 1, self.n_outputs_)
+        return ScaledLoss(MSELoss(), 1 / 2, self.n_outputs_ / 2)
 
     def _validation_score(self, solver: Solver, held_out: Samples) -> float:
         predicted = self._numbers(self._outputs(solver.model, held_out.x))

@@ -43,7 +43,8 @@ def iris():
 @pytest.fixture(scope="module")
 def digits():
     X, y = load_digits(return_X_y=True)
-    return (X[:600] / 16).astype(np.float32), y[:600]
+    rows = np.random.default_rng(0).permutation(len(y))[:600]
+    return (X[rows] / 16).astype(np.float32), y[rows]
 
 
 # 100 epochs at most: scikit-learn checks its own MLPs so.
@@ -210,9 +211,8 @@ def test_a_pickle_predicts_and_trains_on(iris, kind):
 
 def test_calibration(digits):
     X, y = digits
-    calibrated = CalibratedClassifierCV(NNClassifier((30,), learning_rate_init=0.02, max_iter=20), cv=2).fit(
-        X[:400], y[:400]
-    )
+    network = NNClassifier((30,), learning_rate_init=0.02, max_iter=20, random_state=0)
+    calibrated = CalibratedClassifierCV(network, cv=2).fit(X[:400], y[:400])
     chances = calibrated.predict_proba(X[400:])
     np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-6)
     assert (chances.argmax(axis=1) == y[400:]).mean() > 0.8

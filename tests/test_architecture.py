@@ -33,11 +33,22 @@ ALLOWED = {
     "signals": set(),
     "resume": {"checkpoint", "data", "history", "models"},
     "solver": {"callbacks", "checkpoint", "data", "history", "layers", "models", "optim", "resume", "signals"},
+    "estimator": {
+        "callbacks",
+        "data",
+        "functional",
+        "history",
+        "initializers",
+        "layers",
+        "models",
+        "optim",
+        "solver",
+    },
     "recipes": {"data", "layers", "models", "optim"},
     "plots": {"history", "metrics"},
     "report": {"history", "metrics", "plots"},
 }
-HEAVY = ("matplotlib", "torch", "sklearn", "streamlit", "PIL", "optuna", "safetensors", "pooch", "tqdm")
+HEAVY = ("matplotlib", "torch", "sklearn", "scipy", "joblib", "streamlit", "PIL", "optuna", "safetensors", "pooch", "tqdm")
 
 
 def imported_by(path):

@@ -46,7 +46,8 @@ class NNRegressor(RegressorMixin, NNEstimator):
     --------
     >>> from sklearn.datasets import make_regression
     >>> X, y = make_regression(200, 5, random_state=0)
-    >>> NNRegressor((50,), learning_rate_init=0.05, tol=1.0, random_state=0).fit(X, y).score(X, y) > 0.99
+    >>> network = NNRegressor(learning_rate_init=0.05, tol=1.0, batch_size=20, random_state=0).fit(X, y)
+    >>> network.score(X, y) > 0.99
     True
     """
 

@@ -72,17 +72,17 @@ def step_chart(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     style.save(bar_chart(f"{what}, nnkit and PyTorch on the CPU", subtitle, groups, labels, names), path)
 
 
-def section_of_page(name: str) -> tuple[str, str]:
-    """Return docs/performance.md up to the marker `<!-- name -->`, and from the marker `<!-- /name -->` on."""
+def section_of_page(name: str, page: Path = PAGE) -> tuple[str, str]:
+    """Return a page up to the marker `<!-- name -->`, and from the marker `<!-- /name -->` on."""
     first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
-    text = PAGE.read_text() if PAGE.exists() else ""
+    text = page.read_text() if page.exists() else ""
     if text.count(first) != 1 or text.count(last) != 1 or text.index(last) < text.index(first):
-        raise SystemExit(f"{PAGE}: expected the markers {first} and {last} once each, to write in between")
+        raise SystemExit(f"{page}: expected the markers {first} and {last} once each, to write in between")
     return text[: text.index(first) + len(first)], text[text.index(last) :]
 
 
-def write_section(name: str, lines: Sequence[str], alt: str = "") -> None:
-    """Put a table between its two markers in docs/performance.md, below its figure; `alt` says what that shows."""
-    head, tail = section_of_page(name)
+def write_section(name: str, lines: Sequence[str], alt: str = "", page: Path = PAGE) -> None:
+    """Put a table between its two markers in a page, below its figure; `alt` says what that shows."""
+    head, tail = section_of_page(name, page)
     figure = [f"![{alt}](images/{name}.png)", ""] if alt else []
-    PAGE.write_text("\n".join([head, *figure, *lines, tail]))
+    page.write_text("\n".join([head, *figure, *lines, tail]))

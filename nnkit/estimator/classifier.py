@@ -195,7 +195,7 @@ class NNClassifier(ClassifierMixin, NNEstimator):
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            float32 is trained in float32, twice as fast; all else in float64. A sparse matrix is made dense.
+            float32 is trained in float32, which is faster; all else in float64. A sparse matrix is made dense.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Labels; or 0 and 1 in a column for each of several labels.
         sample_weight : array-like of shape (n_samples,), optional

@@ -133,7 +133,7 @@ class NNRegressor(RegressorMixin, NNEstimator):
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            float32 is trained in float32, twice as fast; all else in float64. A sparse matrix is made dense.
+            float32 is trained in float32, which is faster; all else in float64. A sparse matrix is made dense.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : array-like, optional

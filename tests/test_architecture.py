@@ -48,7 +48,7 @@ ALLOWED = {
     "plots": {"history", "metrics"},
     "report": {"history", "metrics", "plots"},
 }
-HEAVY = ("matplotlib", "torch", "sklearn", "scipy", "joblib", "streamlit", "PIL", "optuna", "safetensors", "pooch", "tqdm")
+HEAVY = ("matplotlib", "torch", "sklearn", "streamlit", "PIL", "optuna", "safetensors", "pooch", "tqdm")
 
 
 def imported_by(path):

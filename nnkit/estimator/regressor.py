@@ -192,6 +192,11 @@ class NNRegressor(RegressorMixin, NNEstimator):
         """
         return self._numbers(self._raw_scores(X))
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
     def _numbers(self, outputs: np.ndarray) -> np.ndarray:
         numbers = np.exp(outputs) if self.out_activation_ == "exp" else outputs
         return numbers[:, 0] if self.n_outputs_ == 1 else numbers

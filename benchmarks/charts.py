@@ -72,9 +72,8 @@ def step_chart(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     style.save(bar_chart(f"{what}, nnkit and PyTorch on the CPU", subtitle, groups, labels, names), path)
 
 
-def section_of_page(name: str, page: Path | None = None) -> tuple[str, str]:
-    """Return a page of docs/ up to the marker `<!-- name -->`, and from the marker `<!-- /name -->` on."""
-    page = page or PAGE
+def section_of_page(name: str, page: Path = PAGE) -> tuple[str, str]:
+    """Return a page up to the marker `<!-- name -->`, and from the marker `<!-- /name -->` on."""
     first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
     text = page.read_text() if page.exists() else ""
     if text.count(first) != 1 or text.count(last) != 1 or text.index(last) < text.index(first):
@@ -82,9 +81,8 @@ def section_of_page(name: str, page: Path | None = None) -> tuple[str, str]:
     return text[: text.index(first) + len(first)], text[text.index(last) :]
 
 
-def write_section(name: str, lines: Sequence[str], alt: str = "", page: Path | None = None) -> None:
-    """Put a table between its two markers in a page of docs/, below its figure; `alt` says what that shows."""
-    page = page or PAGE
+def write_section(name: str, lines: Sequence[str], alt: str = "", page: Path = PAGE) -> None:
+    """Put a table between its two markers in a page, below its figure; `alt` says what that shows."""
     head, tail = section_of_page(name, page)
     figure = [f"![{alt}](images/{name}.png)", ""] if alt else []
     page.write_text("\n".join([head, *figure, *lines, tail]))

@@ -20,8 +20,8 @@ from nnkit._ext import kernels
 Found = TypeVar("Found")
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that all have."""
+def parser(doc: str | None, page: str = "docs/performance.md") -> argparse.ArgumentParser:
+    """Return a parser with the options that all have; `page` is what --write-docs renews."""
     if "NNKIT_KERNELS" in os.environ:
         raise SystemExit("NNKIT_KERNELS is set, but what is measured is nnkit as it is shipped; unset it")
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -32,7 +32,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made.add_argument("--force", action="store_true", help="measure on a busy machine, too; the results are marked")
     made.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a file")
     made.add_argument("--figure", type=Path, metavar="FILE", help="draw the results")
-    made.add_argument("--write-docs", action="store_true", help="renew the table in docs/ and its figure")
+    made.add_argument("--write-docs", action="store_true", help=f"renew {page} and its figure")
     return made
 
 
@@ -84,7 +84,7 @@ def finish(
     figures: dict[str, Any],
     draw: Callable[[Path], object],
     alt: str,
-    page: Path | None = None,
+    page: Path = charts.PAGE,
 ) -> None:
     """Print the table and put it, the picture and the figures where the options say; `alt` tells what is drawn."""
     print("\n".join(lines))

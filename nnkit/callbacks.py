@@ -44,9 +44,13 @@ def print_epoch(solver: Solver) -> None:
     row = solver.history.row(-1)
     parts = [
         f"epoch {row['epoch']:{len(str(solver.epochs))}}/{solver.epochs}",
-        f"loss {row['train_loss']:.3f} acc {row['train_accuracy']:.1%}",
+        f"loss {row['train_loss']:.3f}{_accuracy(' acc ', row['train_accuracy'])}",
     ]
     if row["val_loss"] is not None:
         best = "best" if solver.history.best_epoch == row["epoch"] else "    "
-        parts += [f"val {row['val_loss']:.3f} {row['val_accuracy']:.1%}", best]
+        parts += [f"val {row['val_loss']:.3f}{_accuracy(' ', row['val_accuracy'])}", best]
     print("  ".join([*parts, f"{row['seconds']:.1f} s", f"{row['images_per_second']:.0f} images/s"]), flush=True)
+
+
+def _accuracy(before: str, share: float | None) -> str:
+    return "" if share is None else f"{before}{share:.1%}"

@@ -1,12 +1,11 @@
 """The figures of a training run, epoch by epoch."""
 
 import csv
+import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nnkit.errors import DataError
 from nnkit.files import atomic_path
@@ -26,6 +25,7 @@ class History:
         Steps done since the start of the training.
     train_loss, train_accuracy : list of float
         Means over the epoch's batches, as they were trained on: augmented, with dropout, by weights that still move.
+        Accuracies are None where numbers are predicted, of which none is right or wrong.
     val_loss, val_accuracy : list of float or None
         On the validation set, at the end of the epoch; None where there is none.
     lr : list of float
@@ -57,7 +57,7 @@ class History:
     epoch: list[int] = field(default_factory=list)
     step: list[int] = field(default_factory=list)
     train_loss: list[float] = field(default_factory=list)
-    train_accuracy: list[float] = field(default_factory=list)
+    train_accuracy: list[float | None] = field(default_factory=list)
     val_loss: list[float | None] = field(default_factory=list)
     val_accuracy: list[float | None] = field(default_factory=list)
     lr: list[float] = field(default_factory=list)
@@ -92,14 +92,15 @@ class History:
     def best_epoch(self) -> int | None:
         """The epoch with the highest validation accuracy; of several, the one with the lowest validation loss.
 
-        Without validation set it is the last epoch, and before the first None.
+        Where there is no accuracy, it is the one with the lowest loss; without validation set it is the last epoch,
+        and before the first None.
         """
         if not self.epoch:
             return None
-        if None in self.val_accuracy:
+        if None in self.val_loss:
             return self.epoch[-1]
         # A tie in both goes to the earlier epoch.
-        best = max(range(len(self)), key=lambda i: (self.val_accuracy[i], -self.val_loss[i]))  # type: ignore[operator]
+        best = max(range(len(self)), key=lambda i: (self.val_accuracy[i] or 0, -self.val_loss[i]))  # type: ignore[operator]
         return self.epoch[best]
 
     def row(self, index: int) -> dict[str, Any]:
@@ -185,8 +186,10 @@ class EpochSums:
 
     Attributes
     ----------
-    batches, images, correct : int
+    batches, images : int
         Counts so far.
+    correct : float
+        How many images were recognised; NaN where that is no question.
     loss, weight : float
         Sum of the losses times the images' weights, and of the weights.
     lr, grad_norm : float
@@ -196,44 +199,36 @@ class EpochSums:
     Examples
     --------
     >>> sums = EpochSums()
-    >>> sums.add(loss=2.0, scores=np.array([[1.0, 3.0], [4.0, 2.0]]), labels=np.array([1, 1]))
+    >>> sums.add(loss=2.0, images=10, correct=5)
+    >>> sums.add(loss=1.0, images=30, correct=25)
     >>> sums.mean_loss, sums.accuracy
-    (2.0, 0.5)
+    (1.25, 0.75)
     """
 
     batches: int = 0
     images: int = 0
-    correct: int = 0
+    correct: float = 0
     loss: float = 0.0
     weight: float = 0.0
     lr: float = 0.0
     grad_norm: float = 0.0
     seconds: float = 0.0
 
-    def add(self, loss: float, scores: np.ndarray, labels: np.ndarray, sample_weight: np.ndarray | None = None) -> None:
+    def add(self, loss: float, images: float, correct: float, weight: float | None = None) -> None:
         """Take in a batch.
 
         Parameters
         ----------
         loss : float
             The batch's (weighted) mean.
-        scores : ndarray of shape (N, classes)
-        labels : ndarray of shape (N,)
-        sample_weight : ndarray of shape (N,), optional
+        images, correct : float
+        weight : float, optional
+            The sum of the images' weights, if they have any.
         """
-        self.add_figures(loss, *batch_figures(scores, labels, sample_weight))
-
-    def add_figures(self, loss: float, weight: float, correct: float, images: float) -> None:
-        """Take in a batch of which only the figures are known.
-
-        Parameters
-        ----------
-        loss, weight, correct, images : float
-            The (weighted) mean, and what `batch_figures` returns.
-        """
+        weight = images if weight is None else weight
         self.batches += 1
         self.images += int(images)
-        self.correct += int(correct)
+        self.correct += correct
         self.loss += loss * weight
         self.weight += weight
 
@@ -243,28 +238,9 @@ class EpochSums:
         return self.loss / (self.weight or 1.0)  # so far, all images may have had the weight 0
 
     @property
-    def accuracy(self) -> float:
-        """Share of the images so far whose highest score is that of their label."""
-        return self.correct / self.images
-
-
-def batch_figures(
-    scores: np.ndarray, labels: np.ndarray, sample_weight: np.ndarray | None = None
-) -> tuple[float, float, float]:
-    """Return the images' weight, how many are classified right, and how many there are.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (N, classes)
-    labels : ndarray of shape (N,)
-    sample_weight : ndarray of shape (N,), optional
-
-    Returns
-    -------
-    weight, correct, images : float
-    """
-    weight = len(labels) if sample_weight is None else float(sample_weight.sum())
-    return weight, int(np.count_nonzero(scores.argmax(axis=1) == labels)), len(labels)
+    def accuracy(self) -> float | None:
+        """Share of the images so far that were recognised; None where that is no question."""
+        return None if math.isnan(self.correct) else self.correct / self.images
 
 
 def _number(column: str, text: str) -> float | None:

@@ -196,6 +196,7 @@ def settings_of(solver: Solver) -> dict[str, Any]:
     return {
         "seed": solver.seed,
         "batch_size": solver.batch_size,
+        "shuffle": solver.shuffle,
         "data": _fingerprint(solver.data),
         "validation": None if solver.validation is None else _fingerprint(solver.validation),
         "model": model_to_config(solver.model),

@@ -23,7 +23,7 @@ from nnkit.data.batching import checked_normalization
 from nnkit.distributed import Communicator, average, synced
 from nnkit.errors import DataError, DivergenceError, UsageError, whole_number
 from nnkit.files import remove_partial_files
-from nnkit.history import EpochSums, History, batch_figures
+from nnkit.history import EpochSums, History
 from nnkit.layers import BatchNorm, CrossEntropyLoss, Flatten, Loss
 from nnkit.models import Model
 from nnkit.optim import (
@@ -66,9 +66,12 @@ class Solver:
     batch_size : int, default 64
         Where a last batch of a single image would be left over, that image is left out of the epoch: batch
         normalisation cannot learn from one.
+    shuffle : bool, default True
+        Take the images in another order each epoch; if not, always in that of `data`.
     schedule : Schedule, default ConstantLR()
         Multiplies the optimizer's rate.
     loss : layer of nnkit.layers.loss, default CrossEntropyLoss()
+        For numbers to predict, a `TargetDataset`, one that compares numbers, such as MSELoss().
     augment : Augment, optional
         Random changes to the training images; validation images stay as they are.
     normalize : {"standard", "unit"} or pair of (mean, std), default "standard"
@@ -78,6 +81,8 @@ class Solver:
         or nothing, in which case the last epoch counts as the best.
     patience : int, optional
         Stop after so many epochs without a better validation accuracy (or an equal one with a lower loss).
+    restore_best : bool, default True
+        Give the model its best weights back in the end; if not, it keeps its last ones.
     clip_norm, clip_value : float, optional
         Limit the gradient's length, or its elements.
     ema : float, optional
@@ -141,12 +146,14 @@ class Solver:
         *,
         epochs: int = 10,
         batch_size: int = 64,
+        shuffle: bool = True,
         schedule: Schedule | None = None,
         loss: Any = None,
         augment: Augment | None = None,
         normalize: str | tuple[ArrayLike, ArrayLike] = "standard",
         validation: float | int | Dataset | None = 0.1,
         patience: int | None = None,
+        restore_best: bool = True,
         clip_norm: float | None = None,
         clip_value: float | None = None,
         ema: float | None = None,
@@ -172,6 +179,7 @@ class Solver:
         self.loss = CrossEntropyLoss() if loss is None else loss
         self.callbacks, self.progress = list(callbacks), progress
         self.communicator, self.sync_bn = communicator or Communicator(), sync_bn
+        self.shuffle, self.restore_best = bool(shuffle), bool(restore_best)
         self.ema = None if ema is None else ExponentialMovingAverage(ema)
         self._split_data(_instance("data", data, Dataset), validation)
         self._fit_model_to_data()
@@ -190,8 +198,8 @@ class Solver:
     def train(self) -> History:
         """Train until all epochs are done, patience is at its end, or a callback raises `StopTraining`.
 
-        Whatever ended it, the model has its best weights afterwards. After an interruption it has the current ones,
-        and another call goes on where the training was.
+        Whatever ended it, the model has its best weights afterwards, unless it is to keep the last ones. After an
+        interruption it has the current ones, and another call goes on where the training was.
 
         Returns
         -------
@@ -232,7 +240,8 @@ class Solver:
             except DivergenceError:
                 self.model.load_state_dict(self.best_weights)
                 raise
-        self.model.load_state_dict(self.best_weights)
+        if self.restore_best:
+            self.model.load_state_dict(self.best_weights)
         return self.history
 
     @np.errstate(over="ignore", invalid="ignore")
@@ -265,28 +274,33 @@ class Solver:
         if self.ema is not None:
             self.ema.update(params)
 
-        sums.add_figures(loss, *counts)
+        sums.add(loss, *counts)
         sums.lr = optimizer.lr
         self.step += 1
 
     def _differentiate(
         self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, share: float
     ) -> tuple[float, float, float, float]:
-        """Write the gradients of this rank's share of the loss; return that share, and its `batch_figures`."""
+        """Write the gradients of this rank's share of the loss; return that share, and the part's figures."""
         model = self.model
         if len(x) == 0:  # the batch has fewer images than there are ranks: help with batch norm's sums, if need be
             model.flat_grads[...] = 0
             if self.sync_bn:
                 model.backward(np.zeros_like(model.forward(x, training=True)), input_gradient=False)
-            return 0.0, 0.0, 0, 0
+            return 0.0, 0.0, 0.0, 0.0
         scores = model.forward(x, training=True)
         loss = self.loss.forward(scores, y, weight)
         dscores = self.loss.backward()
         model.backward(dscores if share == 1 else dscores * share, input_gradient=False)
-        return loss * share, *batch_figures(scores, y, weight)
+        return loss * share, *self._figures(scores, y, weight)
+
+    def _figures(self, scores: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> tuple[float, float, float]:
+        """Return how many images there are, how many were recognised, if that is a question, and their weight."""
+        correct = self.loss.count_correct(scores, y)
+        return len(y), math.nan if correct is None else correct, len(y) if weight is None else float(weight.sum())
 
     @np.errstate(over="ignore", invalid="ignore")
-    def evaluate(self, dataset: Dataset) -> tuple[float, float]:
+    def evaluate(self, dataset: Dataset) -> tuple[float, float | None]:
         """Measure the model as it is, on images as they are: no augmentation, no dropout, batch norm's running figures.
 
         Parameters
@@ -296,6 +310,7 @@ class Solver:
         Returns
         -------
         loss, accuracy : float
+            The accuracy is None where the targets are no labels.
 
         Raises
         ------
@@ -306,7 +321,7 @@ class Solver:
             raise ValueError("evaluate: the data set has no images")
         return self._measure(dataset, Communicator())
 
-    def _measure(self, dataset: Dataset, ranks: Communicator) -> tuple[float, float]:
+    def _measure(self, dataset: Dataset, ranks: Communicator) -> tuple[float, float | None]:
         """Do what `evaluate` does; several ranks take turns with the batches."""
         sums, size, weight = EpochSums(), self.batch_size, None
         stream = self._batches(dataset, start=ranks.rank, stride=ranks.size)
@@ -314,11 +329,11 @@ class Solver:
             if dataset.sample_weight is not None:
                 weight = dataset.sample_weight[index * size : index * size + len(y)]
             scores = self.model.forward(x)
-            sums.add(self.loss.forward(scores, y, weight), scores, y, weight)
+            loss = self.loss.forward(scores, y, weight)
+            sums.add(loss, *self._figures(scores, y, weight))
             self._raise_if_signalled()
-        sums.loss, sums.weight, sums.correct, sums.images = ranks.sum_numbers(  # type: ignore[assignment]
-            (sums.loss, sums.weight, sums.correct, sums.images)
-        )
+        figures = sums.loss, sums.weight, sums.correct, sums.images
+        sums.loss, sums.weight, sums.correct, sums.images = ranks.sum_numbers(figures)  # type: ignore[assignment]
         return sums.mean_loss, sums.accuracy
 
     def _remaining_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None, float]]:
@@ -328,9 +343,9 @@ class Solver:
         """
         data, size, weights, ranks = self.data, self.batch_size, self.data.sample_weight, self.communicator
         shard, first, share = (ranks.rank, ranks.size), self.sums.batches, 1.0
-        order = None if weights is None and ranks.size == 1 else epoch_order(len(data), self.seed, self.epoch)
-        options = {"shuffle": True, "augment": self.augment, "seed": self.seed, "drop_single": True, "shard": shard}
-        stream = self._batches(data, epoch=self.epoch, start=first, **options)
+        order = None if weights is None and ranks.size == 1 else self._order()
+        options = {"shuffle": self.shuffle, "augment": self.augment, "seed": self.seed, "shard": shard}
+        stream = self._batches(data, epoch=self.epoch, start=first, drop_single=True, **options)
         for index, (x, y) in enumerate(stream, first):
             weight = None
             if order is not None:
@@ -339,6 +354,11 @@ class Solver:
                 if ranks.size > 1:
                     share = self._share(own, order[batch_slice(index, size, len(data))])
             yield x, y, weight, share
+
+    def _order(self) -> np.ndarray:
+        """Return the order in which this epoch takes the images."""
+        count = len(self.data)
+        return epoch_order(count, self.seed, self.epoch) if self.shuffle else np.arange(count)
 
     def _share(self, own: np.ndarray, whole: np.ndarray) -> float:
         """Return how much this rank's images count in the mean over a batch."""
@@ -504,11 +524,7 @@ class Solver:
                 raise UsageError(f"{name} set: it has no images")
             if dataset.image_shape != inputs:
                 raise UsageError(f"{name} set: the model expects images of shape {inputs}, got {dataset.image_shape}")
-            if outputs is None or len(outputs) != 1 or dataset.num_classes > outputs[0]:
-                raise UsageError(f"{name} set: {dataset.num_classes} classes, but the model's output is {outputs}")
-            if dataset.labels.min() < 0 or dataset.labels.max() >= outputs[0]:
-                found = f"{dataset.labels.min()} to {dataset.labels.max()}"
-                raise DataError(f"{name} set: expected labels from 0 to {outputs[0] - 1}, got {found}")
+            dataset.require_outputs(name, outputs)
             if (wrong := _first_not_finite(dataset.images)) is not None:
                 raise DataError(f"{name} set: image {wrong} holds NaN or infinity")
             if dataset.sample_weight is not None and not dataset.sample_weight.any():
@@ -580,7 +596,8 @@ class Solver:
     def _show(self, bar: "tqdm[Any]") -> None:
         if not bar.disable:
             bar.set_description_str(f"epoch {self.epoch + 1}/{self.epochs}", refresh=False)
-            bar.set_postfix_str(f"loss {self.sums.mean_loss:.3f} acc {self.sums.accuracy:.0%}", refresh=False)
+            accuracy = "" if self.sums.accuracy is None else f" acc {self.sums.accuracy:.0%}"
+            bar.set_postfix_str(f"loss {self.sums.mean_loss:.3f}{accuracy}", refresh=False)
             bar.update(self._images_done - bar.n)
 
     @property
@@ -608,6 +625,7 @@ def _limit(name: str, value: Any) -> float | None:
 
 def _first_not_finite(images: np.ndarray) -> int | None:
     """Return the index of the first image with NaN or infinity in it."""
-    if images.dtype == np.uint8:
-        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if images.dtype == np.uint8 or np.isfinite(images.sum()):
+            return None
     return next((index for index, image in enumerate(images) if not np.isfinite(image).all()), None)

@@ -121,3 +121,15 @@ def test_a_section_gets_its_table_and_the_link_to_its_figure(tmp_path, monkeypat
     assert charts.PAGE.read_text() == f"before\n{section}\nafter\n"
     with pytest.raises(SystemExit, match="scaling"):
         charts.write_section("scaling", ["| new |"], "Lines")
+
+
+@pytest.mark.skipif(not find_spec("sklearn"), reason="scikit-learn is not installed")
+def test_estimators_race_to_an_accuracy(tmp_path):
+    found, text = trial("estimator_speed.py", tmp_path, "--only", "digits")
+    (record,) = found["records"]
+    assert record["reached"].keys() >= {"nnkit", "mlp"}
+    for side, (run,) in record["curves"].items():
+        epochs = int(record["reached"][side]["epochs"])
+        assert run["accuracy"][epochs - 1] >= record["accuracy"] > max(run["accuracy"][: epochs - 1], default=0)
+        assert record["reached"][side]["seconds"] == pytest.approx(sum(run["seconds"][:epochs]))
+    assert "| digits |" in text

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nnkit import functional as fn
-from nnkit.layers import CrossEntropyLoss, MSELoss, MultiMarginLoss
+from nnkit.layers import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, MultiMarginLoss, PoissonNLLLoss
 from nnkit.testing import check_function_gradients
 
 CASES = [(0.0, False), (0.1, False), (0.0, True), (0.2, True), (1.0, True)]
@@ -26,10 +26,13 @@ def test_gradients(rng, smoothing, weighted):
     )
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "multi_margin", "mse"])
+ELEMENT_LOSSES = ["mse", "binary_cross_entropy_with_logits", "poisson_nll"]
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "multi_margin", *ELEMENT_LOSSES])
 def test_sample_weight_two_is_like_two_copies(rng, name):
     scores, labels = rng.normal(size=(3, 4)), np.array([0, 2, 1])
-    targets = np.eye(4)[labels] if name == "mse" else labels
+    targets = np.eye(4)[labels] if name in ELEMENT_LOSSES else labels
     forward, backward = getattr(fn, f"{name}_forward"), getattr(fn, f"{name}_backward")
     weighted, cache = forward(scores, targets, sample_weight=[1, 2, 0])
     repeated, other = forward(scores[[0, 1, 1]], targets[[0, 1, 1]])
@@ -107,3 +110,35 @@ def test_mse_takes_labels_as_one_hot_rows():
     assert MSELoss().forward(np.array([[1.0, 0.0], [1.0, 0.0]]), [0, 1]) == 0.5
     with pytest.raises(ValueError, match="labels from 0 to 1"):
         MSELoss().forward(np.ones((2, 2)), [0, 2])
+
+
+def test_log_odds_of_any_size_neither_overflow_nor_warn():
+    scores = np.array([[1e30, -1e30, 100.0]], np.float32)
+    loss, cache = fn.binary_cross_entropy_with_logits_forward(scores, np.array([[1, 0, 0]], np.float32))
+    assert loss == pytest.approx(100 / 3)
+    np.testing.assert_allclose(fn.binary_cross_entropy_with_logits_backward(1.0, cache), [[0, 0, 1 / 3]])
+
+
+@pytest.mark.parametrize("name", ELEMENT_LOSSES)
+def test_nan_in_predictions_comes_through_without_a_warning(name):
+    loss, cache = getattr(fn, f"{name}_forward")(np.array([[np.nan, 1.0]]), np.ones((1, 2)))
+    getattr(fn, f"{name}_backward")(1.0, cache)
+    assert np.isnan(loss)
+
+
+def test_targets_out_of_range():
+    with pytest.raises(ValueError, match=r"targets from 0 to 1, got 0.0 to 2.0"):
+        fn.binary_cross_entropy_with_logits_forward(np.zeros((1, 2)), np.array([[0.0, 2.0]]))
+    with pytest.raises(ValueError, match=r"targets >= 0, got -1.0"):
+        fn.poisson_nll_forward(np.zeros((1, 2)), np.array([[0.0, -1.0]]))
+    with pytest.raises(ValueError, match=r"log_rates of shape \(N, ...\), not empty"):
+        fn.poisson_nll_forward(np.zeros((0, 2)), np.zeros((0, 2)))
+
+
+def test_what_counts_as_correct():
+    scores = np.array([[1.0, -2.0], [3.0, 4.0], [-1.0, -1.0]])
+    assert CrossEntropyLoss().count_correct(scores, np.array([0, 0, 1])) == 1
+    assert BCEWithLogitsLoss().count_correct(scores, np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])) == 2
+    assert BCEWithLogitsLoss().count_correct(scores, np.array([0, 1, 1])) == 2
+    assert MSELoss().count_correct(scores, scores) is None
+    assert PoissonNLLLoss().count_correct(scores, np.array([0, 1, 0])) == 3

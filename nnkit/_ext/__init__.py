@@ -5,6 +5,7 @@ The fastest set that the processor can run is taken; the environment variable NN
 
 import contextlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
@@ -51,6 +52,7 @@ __all__ = [
     "load",
     "openmp",
     "set_num_threads",
+    "sharing_threads",
 ]
 
 _NAMES = ("avx512", "avx2", "baseline", "reference")
@@ -119,7 +121,8 @@ def set_num_threads(count: int) -> None:
     Parameters
     ----------
     count : int
-        At least 1. Results are the same bits with any number. A forked child process always has one.
+        At least 1. Results are the same bits with any number. A forked child process always has one. Estimators that
+        are at work in several Python threads at the same time share them.
 
     Raises
     ------
@@ -128,8 +131,9 @@ def set_num_threads(count: int) -> None:
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= 4096:
         raise UsageError(f"set_num_threads: expected a number of threads from 1 to 4096, got {count!r}")
-    if compiled is not None:
-        compiled.set_num_threads(count)
+    with _sharing:
+        _sharing.threads = count
+        _sharing.divide()
 
 
 def get_num_threads() -> int:
@@ -140,6 +144,60 @@ def get_num_threads() -> int:
     int
     """
     return compiled.get_num_threads() if compiled is not None else 1
+
+
+class _Sharing:
+    """How many Python threads want the kernels for themselves at the moment, and how many threads there are for all."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.threads, self.users = 1, 0
+        if hasattr(os, "register_at_fork"):  # whoever held the lock or a share is not there in a child
+            os.register_at_fork(after_in_child=self._begin_anew)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def divide(self) -> None:
+        if compiled is not None:
+            compiled.set_num_threads(max(self.threads // max(self.users, 1), 1))
+
+    def _begin_anew(self) -> None:
+        self._lock, self.users = threading.Lock(), 0
+
+
+_sharing = _Sharing()
+
+
+@contextlib.contextmanager
+def sharing_threads() -> Iterator[None]:
+    """Divide the kernels' threads among all that are in such a block at the same time, in several Python threads.
+
+    Four trainings that a pool of Python threads runs at once would start four times as many threads as there are
+    cores. Results are the same bits with any number, so that the shares may change in the middle of a training.
+
+    Examples
+    --------
+    >>> import nnkit
+    >>> before = nnkit.get_num_threads()
+    >>> nnkit.set_num_threads(4)
+    >>> with sharing_threads(), sharing_threads():
+    ...     nnkit.get_num_threads() <= 2
+    True
+    >>> nnkit.set_num_threads(before)
+    """
+    with _sharing:
+        _sharing.users += 1
+        _sharing.divide()
+    try:
+        yield
+    finally:
+        with _sharing:
+            _sharing.users -= 1
+            _sharing.divide()
 
 
 def _choose() -> tuple[Any, str]:

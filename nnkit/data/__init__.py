@@ -6,10 +6,12 @@ from nnkit.data.folder import load_folder
 from nnkit.data.image import open_image
 from nnkit.data.loading import data_folder, load, load_splits
 from nnkit.data.shapes import make_shapes
+from nnkit.data.targets import TargetDataset
 
 __all__ = [
     "Augment",
     "Dataset",
+    "TargetDataset",
     "batch_slice",
     "batches",
     "count_batches",

@@ -1,11 +1,12 @@
 """Labelled images in memory: choosing classes, splitting off a validation part, per-channel statistics."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnkit.errors import UsageError, did_you_mean
+from nnkit.errors import DataError, UsageError, did_you_mean
 
 _MOST_CLASSES = 1_000_000  # without names: more are not labels, but something else that fills the memory with names
 _STATISTICS_CHUNK = 64  # images at a time, so that no copy of the whole set is made
@@ -56,23 +57,47 @@ class Dataset:
         if images.dtype not in (np.uint8, np.float32, np.float64):
             images = images.astype(np.float32)
         self.images = np.ascontiguousarray(images)  # as the kernels want them; a slice or a transposed array is not
-        self.labels = _checked_labels(labels, len(images))
+        self.labels, self.class_names = self._checked_labels(labels, class_names)
+        self.sample_weight = None if sample_weight is None else _checked_weights(sample_weight, len(images))
+
+    def _checked_labels(self, labels: ArrayLike, class_names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
+        """Return the labels and the classes' names as they are kept."""
+        array = _checked_labels(labels, len(self))
         if class_names is None:
-            largest = int(self.labels.max(initial=-1))
+            largest = int(array.max(initial=-1))
             if largest >= _MOST_CLASSES:
                 raise ValueError(f"labels: the largest is {largest:,}, expected class indices from 0")
             class_names = [str(i) for i in range(largest + 1)]
-        self.class_names = [str(name) for name in class_names]
-        self._check_label_range()
-        self.sample_weight = None if sample_weight is None else _checked_weights(sample_weight, len(images))
-
-    def _check_label_range(self) -> None:
-        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= self.num_classes))
+        names = [str(name) for name in class_names]
+        wrong = np.flatnonzero((array < 0) | (array >= len(names)))
         if len(wrong):
             raise ValueError(
-                f"labels[{wrong[0]}] is {self.labels[wrong[0]]}, expected 0 to {self.num_classes - 1} "
-                f"for {self.num_classes} classes"
+                f"labels[{wrong[0]}] is {array[wrong[0]]}, expected 0 to {len(names) - 1} for {len(names)} classes"
             )
+        return array, names
+
+    def require_outputs(self, name: str, outputs: tuple[int, ...] | None) -> None:
+        """Raise unless a model with outputs of this shape can learn these labels.
+
+        Parameters
+        ----------
+        name : str
+            What the data set is called in the message.
+        outputs : tuple of int or None
+            The shape of one example's output.
+
+        Raises
+        ------
+        UsageError
+            There are more classes than outputs, or the outputs are no row.
+        DataError
+            A label, changed since the set was made, is out of range.
+        """
+        if outputs is None or len(outputs) != 1 or self.num_classes > outputs[0]:
+            raise UsageError(f"{name} set: {self.num_classes} classes, but the model's output is {outputs}")
+        if self.labels.min() < 0 or self.labels.max() >= outputs[0]:
+            found = f"{self.labels.min()} to {self.labels.max()}"
+            raise DataError(f"{name} set: expected labels from 0 to {outputs[0] - 1}, got {found}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -86,8 +111,10 @@ class Dataset:
         chosen = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
         if not isinstance(chosen, slice) and chosen.size == 0:
             chosen = np.zeros(0, np.int64)  # an empty list would be an array of floats
-        weight = None if self.sample_weight is None else self.sample_weight[chosen]
-        return Dataset(self.images[chosen], self.labels[chosen], self.class_names, weight)
+        part = copy.copy(self)
+        part.images, part.labels = np.ascontiguousarray(self.images[chosen]), self.labels[chosen]
+        part.sample_weight = None if self.sample_weight is None else self.sample_weight[chosen]
+        return part
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -175,10 +202,13 @@ class Dataset:
         >>> train, validation.class_counts().tolist()
         (Dataset(80 images of 32×32×3, 10 classes), [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
         """
-        held_out = stratified_indices(self.labels, self.num_classes, validation, seed)
+        held_out = self._held_out(validation, seed)
         mask = np.zeros(len(self), bool)
         mask[held_out] = True
         return self[~mask], self[mask]
+
+    def _held_out(self, validation: float, seed: int) -> np.ndarray:
+        return stratified_indices(self.labels, self.num_classes, validation, seed)
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean and standard deviation of each channel, uint8 pixels counted as pixel / 255.

@@ -39,12 +39,16 @@ from nnkit.functional.linear import (
     linear_forward,
 )
 from nnkit.functional.loss import (
+    binary_cross_entropy_with_logits_backward,
+    binary_cross_entropy_with_logits_forward,
     cross_entropy_backward,
     cross_entropy_forward,
     mse_backward,
     mse_forward,
     multi_margin_backward,
     multi_margin_forward,
+    poisson_nll_backward,
+    poisson_nll_forward,
 )
 from nnkit.functional.norm import (
     batch_norm_add_backward,
@@ -72,6 +76,8 @@ __all__ = [
     "batch_norm_add_backward",
     "batch_norm_backward",
     "batch_norm_forward",
+    "binary_cross_entropy_with_logits_backward",
+    "binary_cross_entropy_with_logits_forward",
     "conv2d_backward",
     "conv2d_backward_input",
     "conv2d_backward_params",
@@ -100,6 +106,8 @@ __all__ = [
     "mse_forward",
     "multi_margin_backward",
     "multi_margin_forward",
+    "poisson_nll_backward",
+    "poisson_nll_forward",
     "relu_backward",
     "relu_forward",
     "sigmoid_backward",

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from nnkit._ext import kernels, memory
 from nnkit.functional import _arrays
+from nnkit.functional.activation import sigmoid_forward
 
 
 def cross_entropy_forward(
@@ -182,16 +183,10 @@ def mse_forward(
     >>> mse_forward([[1.0, 2.0]], [[0.0, 4.0]])[0]
     2.5
     """
-    predictions, targets = _arrays.floats("mse", predictions, targets)
-    if predictions.ndim < 1 or predictions.size == 0:
-        raise ValueError(f"mse: expected predictions of shape (N, ...), not empty, got {predictions.shape}")
-    _arrays.check_shape("mse", "targets", targets, predictions.shape)
-    n = predictions.shape[0]
-    by_row = _weights("mse", "sample_weight", sample_weight, n)
-    by_row = by_row * (n / ((float(by_row.sum()) or 1.0) * predictions.size))
+    predictions, targets, by_row = _numbers_to_predict("mse", "predictions", predictions, targets, sample_weight)
     with np.errstate(invalid="ignore", over="ignore"):
         difference = predictions - targets
-        loss = float(by_row @ np.square(difference).reshape(n, -1).sum(axis=1, dtype=np.float64))
+        loss = float(by_row @ np.square(difference).reshape(len(difference), -1).sum(axis=1, dtype=np.float64))
     return loss, (difference, by_row)
 
 
@@ -209,8 +204,139 @@ def mse_backward(dout: float, cache: Any) -> np.ndarray:
     dpredictions : ndarray like predictions
     """
     difference, by_row = cache
-    scale = (2 * dout * by_row).astype(difference.dtype)
-    return difference * scale.reshape(-1, *[1] * (difference.ndim - 1))
+    return _by_row(2 * dout * by_row, difference)
+
+
+def binary_cross_entropy_with_logits_forward(
+    scores: np.ndarray, targets: np.ndarray, *, sample_weight: ArrayLike | None = None
+) -> tuple[float, Any]:
+    """Sigmoid and negative log-likelihood in one: a yes-or-no question for each element.
+
+    `loss = mean of log(1 + exp(scores)) - targets * scores` over all elements.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (N, ...)
+        Unnormalised log-odds (logits).
+    targets : ndarray like scores
+        From 0 for no to 1 for yes.
+    sample_weight : ndarray of shape (N,), optional
+        The mean over n is weighted by it.
+
+    Returns
+    -------
+    loss : float
+    cache : what `binary_cross_entropy_with_logits_backward` needs
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, the batch is empty, a target is below 0 or above 1, or a weight is negative.
+
+    Examples
+    --------
+    >>> round(binary_cross_entropy_with_logits_forward([[0.0, 2.0]], [[0.0, 1.0]])[0], 4)
+    0.41
+    """
+    where = "binary_cross_entropy_with_logits"
+    scores, targets, by_row = _numbers_to_predict(where, "scores", scores, targets, sample_weight)
+    if not ((targets >= 0) & (targets <= 1)).all():
+        raise ValueError(f"{where}: expected targets from 0 to 1, got {targets.min()} to {targets.max()}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        each = np.logaddexp(0, scores) - targets * scores
+        loss = float(by_row @ each.reshape(len(each), -1).sum(axis=1, dtype=np.float64))
+    return loss, (scores, targets, by_row)
+
+
+def binary_cross_entropy_with_logits_backward(dout: float, cache: Any) -> np.ndarray:
+    """Return the gradient of `binary_cross_entropy_with_logits_forward`: `(sigmoid(scores) - targets) / elements`.
+
+    Parameters
+    ----------
+    dout : float
+        Usually 1.0.
+    cache : from `binary_cross_entropy_with_logits_forward`
+
+    Returns
+    -------
+    dscores : ndarray like scores
+    """
+    scores, targets, by_row = cache
+    return _by_row(dout * by_row, sigmoid_forward(scores)[0] - targets)
+
+
+def poisson_nll_forward(
+    log_rates: np.ndarray, targets: np.ndarray, *, sample_weight: ArrayLike | None = None
+) -> tuple[float, Any]:
+    """Negative log-likelihood of counts that follow Poisson distributions, whose rates are predicted.
+
+    `loss = mean of exp(log_rates) - targets * log_rates`; what depends on the targets alone is left out, as in PyTorch.
+
+    Parameters
+    ----------
+    log_rates : ndarray of shape (N, ...)
+    targets : ndarray like log_rates
+        At least 0.
+    sample_weight : ndarray of shape (N,), optional
+        The mean over n is weighted by it.
+
+    Returns
+    -------
+    loss : float
+    cache : what `poisson_nll_backward` needs
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, the batch is empty, a target or a weight is negative.
+
+    Examples
+    --------
+    >>> poisson_nll_forward([[0.0, 0.0]], [[1.0, 3.0]])[0]
+    1.0
+    """
+    log_rates, targets, by_row = _numbers_to_predict("poisson_nll", "log_rates", log_rates, targets, sample_weight)
+    if not (targets >= 0).all():
+        raise ValueError(f"poisson_nll: expected targets >= 0, got {targets.min()}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        rates = np.exp(log_rates)
+        each = rates - targets * log_rates
+        loss = float(by_row @ each.reshape(len(each), -1).sum(axis=1, dtype=np.float64))
+    return loss, (rates, targets, by_row)
+
+
+def poisson_nll_backward(dout: float, cache: Any) -> np.ndarray:
+    """Return the gradient of `poisson_nll_forward`: `(exp(log_rates) - targets) / number of elements`, weighted.
+
+    Parameters
+    ----------
+    dout : float
+        Usually 1.0.
+    cache : from `poisson_nll_forward`
+
+    Returns
+    -------
+    dlog_rates : ndarray like log_rates
+    """
+    rates, targets, by_row = cache
+    return _by_row(dout * by_row, rates - targets)
+
+
+def _numbers_to_predict(
+    where: str, name: str, predictions: np.ndarray, targets: np.ndarray, sample_weight: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Check predictions and targets of one shape; return them with the rows' weights in the mean over all elements."""
+    predictions, targets = _arrays.floats(where, predictions, targets)
+    if predictions.ndim < 1 or predictions.size == 0:
+        raise ValueError(f"{where}: expected {name} of shape (N, ...), not empty, got {predictions.shape}")
+    _arrays.check_shape(where, "targets", targets, predictions.shape)
+    n = predictions.shape[0]
+    by_row = _weights(where, "sample_weight", sample_weight, n)
+    return predictions, targets, by_row * (n / ((float(by_row.sum()) or 1.0) * predictions.size))
+
+
+def _by_row(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return values * weights.astype(values.dtype).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def _scores_and_labels(where: str, scores: np.ndarray, targets: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

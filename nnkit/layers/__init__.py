@@ -6,13 +6,14 @@ from nnkit.layers.conv import Conv2d
 from nnkit.layers.dropout import Dropout
 from nnkit.layers.flatten import Flatten
 from nnkit.layers.linear import Linear
-from nnkit.layers.loss import CrossEntropyLoss, Loss, MSELoss, MultiMarginLoss
+from nnkit.layers.loss import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss, MultiMarginLoss, PoissonNLLLoss
 from nnkit.layers.norm import BatchNorm, GroupNorm, LayerNorm
 from nnkit.layers.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 
 __all__ = [
     "GELU",
     "AvgPool2d",
+    "BCEWithLogitsLoss",
     "BatchNorm",
     "Conv2d",
     "CrossEntropyLoss",
@@ -28,6 +29,7 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "MultiMarginLoss",
+    "PoissonNLLLoss",
     "ReLU",
     "SiLU",
     "Sigmoid",

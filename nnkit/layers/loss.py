@@ -1,5 +1,6 @@
 """Losses as objects: the functions of `nnkit.functional.loss` with their settings and a memory."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ class Loss:
         ----------
         scores : ndarray of shape (N, C)
         targets : ndarray of shape (N,)
-            Integer labels.
+            Integer labels; for some losses also (N, C), numbers to predict.
         sample_weight : ndarray of shape (N,), optional
 
         Returns
@@ -60,6 +61,20 @@ class Loss:
         float
         """
         return float(len(targets) if sample_weight is None else sample_weight.sum(dtype=np.float64))
+
+    def count_correct(self, scores: np.ndarray, targets: np.ndarray) -> int | None:
+        """Return how many rows have their highest score at the label; None where the targets are no labels.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (N, C)
+        targets : ndarray of shape (N,) or (N, C)
+
+        Returns
+        -------
+        int or None
+        """
+        return int(np.count_nonzero(scores.argmax(axis=1) == targets)) if targets.ndim == 1 else None
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments, ready for JSON.
@@ -155,28 +170,63 @@ class MultiMarginLoss(Loss):
         return functional.multi_margin_backward(1.0, cache)
 
 
-class MSELoss(Loss):
-    """Mean squared error; see `nnkit.functional.mse_forward`.
+class _ElementLoss(Loss):
+    """Compares numbers one by one: targets are an array like the scores, or labels, which stand for one-hot rows."""
 
-    Targets are an array like the scores, or integer labels, which stand for their one-hot rows.
-    """
+    _function: Callable[..., tuple[float, Any]]
+    _backward: Callable[[float, Any], np.ndarray]
 
     def forward(self, scores: np.ndarray, targets: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Return the (weighted) mean loss of a batch."""
         scores, wanted = np.asarray(scores), np.asarray(targets)
         if scores.ndim == 2 and wanted.ndim == 1 and wanted.dtype.kind in "iu":
-            wanted = _one_hot(wanted, scores)
-        loss, self._cache = functional.mse_forward(scores, wanted, sample_weight=sample_weight)
+            wanted = self._one_hot(wanted, scores)
+        loss, self._cache = self._function(scores, wanted, sample_weight=sample_weight)
         return loss
 
     def _gradient(self, cache: Any) -> np.ndarray:
-        return functional.mse_backward(1.0, cache)
+        return self._backward(1.0, cache)
+
+    def _one_hot(self, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        n, classes = scores.shape
+        if labels.shape != (n,) or (n and (labels.min() < 0 or labels.max() >= classes)):
+            raise ValueError(f"{type(self).__name__}: expected {n} labels from 0 to {classes - 1}, got {labels}")
+        rows = np.zeros(scores.shape, scores.dtype)
+        rows[np.arange(n), labels] = 1
+        return rows
 
 
-def _one_hot(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    n, classes = scores.shape
-    if labels.shape != (n,) or (n and (labels.min() < 0 or labels.max() >= classes)):
-        raise ValueError(f"MSELoss: expected {n} labels from 0 to {classes - 1}, got {labels}")
-    rows = np.zeros(scores.shape, scores.dtype)
-    rows[np.arange(n), labels] = 1
-    return rows
+class MSELoss(_ElementLoss):
+    """Mean squared error; see `nnkit.functional.mse_forward`.
+
+    Targets are an array like the scores, or integer labels, which stand for their one-hot rows.
+    """
+
+    _function = staticmethod(functional.mse_forward)
+    _backward = staticmethod(functional.mse_backward)
+
+
+class BCEWithLogitsLoss(_ElementLoss):
+    """Binary cross-entropy of log-odds; see `nnkit.functional.binary_cross_entropy_with_logits_forward`.
+
+    Targets are an array like the scores, from 0 to 1, or integer labels, which stand for their one-hot rows.
+    """
+
+    _function = staticmethod(functional.binary_cross_entropy_with_logits_forward)
+    _backward = staticmethod(functional.binary_cross_entropy_with_logits_backward)
+
+    def count_correct(self, scores: np.ndarray, targets: np.ndarray) -> int | None:
+        """Return how many rows have every question answered right; for labels, as `Loss.count_correct` does."""
+        if targets.ndim == 1:
+            return super().count_correct(scores, targets)
+        return int(np.count_nonzero(((scores > 0) == (targets > 0.5)).all(axis=1)))
+
+
+class PoissonNLLLoss(_ElementLoss):
+    """Likelihood of counts, of which the scores are the logarithms; see `nnkit.functional.poisson_nll_forward`.
+
+    Targets are an array like the scores, at least 0, or integer labels, which stand for their one-hot rows.
+    """
+
+    _function = staticmethod(functional.poisson_nll_forward)
+    _backward = staticmethod(functional.poisson_nll_backward)

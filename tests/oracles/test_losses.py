@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnkit import functional, layers
-from nnkit.layers import CrossEntropyLoss, Loss, MSELoss, MultiMarginLoss
+from nnkit.layers import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss, MultiMarginLoss, PoissonNLLLoss
 from nnkit.testing import check_function_gradients
 
 SIZES = st.tuples(st.integers(1, 9), st.sampled_from([2, 3, 10, 17, 100]))  # examples, classes
@@ -24,10 +24,15 @@ def torch_multi_margin(torch, loss, scores, labels):
     return each, torch.ones(len(labels), dtype=torch.float64)
 
 
-def torch_mse(torch, loss, scores, labels):
-    wanted = torch.nn.functional.one_hot(labels, scores.shape[1]).double()
-    each = torch.nn.functional.mse_loss(scores, wanted, reduction="none").mean(1)
-    return each, torch.ones(len(labels), dtype=torch.float64)
+def by_elements(function, **options):
+    """PyTorch's side of a loss that compares numbers: labels stand for one-hot rows."""
+
+    def losses(torch, loss, scores, labels):
+        wanted = torch.nn.functional.one_hot(labels, scores.shape[1]).double()
+        each = getattr(torch.nn.functional, function)(scores, wanted, reduction="none", **options).mean(1)
+        return each, torch.ones(len(labels), dtype=torch.float64)
+
+    return losses
 
 
 # A function of (draw, number of classes) that makes the loss, and PyTorch's losses of the examples with their weights.
@@ -43,7 +48,15 @@ ROWS = {
         lambda draw, classes: MultiMarginLoss(draw(st.sampled_from([0.5, 1.0, 3.0]))),
         torch_multi_margin,
     ),
-    "MSELoss": (lambda draw, classes: MSELoss(), torch_mse),
+    "MSELoss": (lambda draw, classes: MSELoss(), by_elements("mse_loss")),
+    "BCEWithLogitsLoss": (
+        lambda draw, classes: BCEWithLogitsLoss(),
+        by_elements("binary_cross_entropy_with_logits"),
+    ),
+    "PoissonNLLLoss": (
+        lambda draw, classes: PoissonNLLLoss(),
+        by_elements("poisson_nll_loss", log_input=True),
+    ),
 }
 
 
@@ -75,8 +88,9 @@ def test_agrees_with_torch(torch, agree, name, dtype, data):
     assert isinstance(value, float)
     agree(name, np.asarray(value, dtype), expected, floor=1e-2)
     agree(name, loss.backward(), tensor.grad)
-    if weight is None and name != "MSELoss":  # and PyTorch's own mean is that
-        whole = {"CrossEntropyLoss": "cross_entropy", "MultiMarginLoss": "multi_margin_loss"}[name]
+    wholes = {"CrossEntropyLoss": "cross_entropy", "MultiMarginLoss": "multi_margin_loss"}
+    if weight is None and name in wholes:  # and PyTorch's own mean is that
+        whole = wholes[name]
         options = {"label_smoothing": loss.label_smoothing} if whole == "cross_entropy" else {"margin": loss.margin}
         if getattr(loss, "class_weight", None) is not None:
             options["weight"] = torch.tensor(loss.class_weight)
@@ -99,13 +113,22 @@ def test_gradients(name, data):
     assert check_function_gradients(forward, lambda dout, _: dout * loss.backward(), rng.normal(size=(n, classes))) < 1
 
 
+ELEMENT_LOSSES = {
+    "mse": "mse_loss",
+    "binary_cross_entropy_with_logits": "binary_cross_entropy_with_logits",
+    "poisson_nll": "poisson_nll_loss",
+}
+
+
+@pytest.mark.parametrize("name", ELEMENT_LOSSES)
 @settings(max_examples=30, derandomize=True, deadline=None)
 @given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=4), seed=st.integers(0, 1000))
-def test_mse_of_any_shape(torch, agree, shape, seed):
-    predictions, targets = np.random.default_rng(seed).normal(size=(2, *shape))
+def test_numbers_of_any_shape(torch, agree, name, shape, seed):
+    rng = np.random.default_rng(seed)
+    predictions, targets = rng.normal(size=shape), rng.uniform(size=shape)
     tensor = torch.tensor(predictions, requires_grad=True)
-    expected = torch.nn.functional.mse_loss(tensor, torch.tensor(targets))
+    expected = getattr(torch.nn.functional, ELEMENT_LOSSES[name])(tensor, torch.tensor(targets))
     expected.backward()
-    loss, cache = functional.mse_forward(predictions, targets)
-    agree("mse", np.asarray(loss), expected)
-    agree("mse", functional.mse_backward(1.0, cache), tensor.grad)
+    loss, cache = getattr(functional, f"{name}_forward")(predictions, targets)
+    agree(name, np.asarray(loss), expected)
+    agree(name, getattr(functional, f"{name}_backward")(1.0, cache), tensor.grad)

@@ -108,9 +108,9 @@ def test_without_shuffling_images_and_weights_keep_their_order():
     seen = {}
 
     class Noting(Solver):
-        def _step(self, x, y, weight):
+        def _step(self, x, y, weight, share):
             seen.setdefault(self.epoch, []).append((x.ravel().tolist(), weight.tolist()))
-            super()._step(x, y, weight)
+            super()._step(x, y, weight, share)
 
     for shuffle in (False, True):
         seen.clear()

@@ -150,6 +150,28 @@ def test_gemm(kernels, dtype, threads, size, rng):
 
 
 @needs_compiled
+@pytest.mark.parametrize("size", [(64, 100, 1000), (40, 8, 800), (100, 300, 801)], ids=str)
+@pytest.mark.parametrize("left", ["rows", "columns", "wide rows", "reversed"])
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_zeros_left_out_of_gemm_do_not_change_a_bit(kernels, dtype, threads, size, left, accumulate, rng):
+    """Below 32 rows, no product is left out."""
+    m, k, n = size
+    a, b = laid_out(rng, (m, k), dtype, left), normal(rng, (k, n), dtype)
+    a[rng.random((m, k)) < 0.5] = 0
+    a[3], a[:, 5], a[7, 7] = 0, 0, -0.0
+    a[:, 0][a[:, 0] == 0] = 1
+    before = normal(rng, (m, n), dtype)
+    out, expected = before.copy(), before.copy()
+    kernels.gemm(a, b, out, accumulate=accumulate)
+    reference.gemm(a, b, expected, accumulate=accumulate)
+    agree(out, expected, dtype)
+    for first in range(0, m, 20):
+        few = before[first : first + 20].copy()
+        kernels.gemm(a[first : first + 20], b, few, accumulate=accumulate)
+        assert few.tobytes() == out[first : first + 20].tobytes()
+
+
+@needs_compiled
 @pytest.mark.parametrize("layout", ["rows", "columns"])
 def test_relu_of_gemm_keeps_nan(kernels, dtype, layout, rng):
     a, b = normal(rng, (9, 400), dtype), laid_out(rng, (400, 40), dtype, layout)
@@ -161,11 +183,13 @@ def test_relu_of_gemm_keeps_nan(kernels, dtype, layout, rng):
 
 
 @needs_compiled
-def test_threads_do_not_change_a_bit_of_gemm(kernels, dtype, rng):
+@pytest.mark.parametrize("zeros", [0, 0.6])
+def test_threads_do_not_change_a_bit_of_gemm(kernels, dtype, zeros, rng):
     before = _ext.get_num_threads()
     for m, k, n in [(64, 400, 512), (1, 3000, 600), (512, 64, 800), (300, 500, 700), (1000, 385, 10)]:
         for left, right in [("rows", "columns"), ("rows", "rows"), ("columns", "rows")]:
             a, b = laid_out(rng, (m, k), dtype, left), laid_out(rng, (k, n), dtype, right)
+            a[rng.random((m, k)) < zeros] = 0
             found = []
             for count in (1, 2):
                 _ext.set_num_threads(count)

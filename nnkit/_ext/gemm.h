@@ -60,27 +60,6 @@ KERNEL void FN(pack_rows)(const real *a, ptrdiff_t a_step, ptrdiff_t rows, ptrdi
             memcpy(out + k * ROWS, a + k * a_step, sizeof(real) * rows);
 }
 
-/* Rows of a or b that will be needed soon: a tile asks for its share of them while it multiplies. */
-typedef struct {
-    const real *first;
-    ptrdiff_t pitch, rows, length;
-} FN(upcoming);
-
-INLINE FN(upcoming) FN(take)(FN(upcoming) *all, ptrdiff_t rows)
-{
-    FN(upcoming) part = *all;
-    part.rows = MIN(rows, all->rows);
-    all->first += part.rows * all->pitch, all->rows -= part.rows;
-    return part;
-}
-
-INLINE void FN(ask_for)(FN(upcoming) soon, ptrdiff_t begin, ptrdiff_t end)
-{
-    for (ptrdiff_t r = 0; r < soon.rows; r++)
-        for (ptrdiff_t line = begin; line < MIN(end, soon.length); line += 64 / REAL_BYTES)
-            __builtin_prefetch(soon.first + r * soon.pitch + line);
-}
-
 /* One register tile: c = start + rows * panel, or c += that if `add`, then its ReLU if wanted; c is full,
    ROWS x vectors. */
 INLINE void FN(gemm_tile)(int vectors, const real *const a[ROWS], ptrdiff_t step, const real *panel, ptrdiff_t depth,
@@ -295,6 +274,8 @@ KERNEL int FN(gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias,
                        FN(dot_task), &p);
         return 0;
     }
+    if (!bias && !relu && FN(gemm_sparse_pays)(a, b, m, n, k))
+        return FN(gemm_sparse)(a, b, out, accumulate, m, n, k);
     if (b.column != 1 && (m < n || a.column != 1)) {
         p.exchanged = 1;
         p.a = b.data, p.a_row = b.column, p.a_step = b.row;

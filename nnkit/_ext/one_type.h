@@ -1,6 +1,7 @@
 /* Every kernel for one element type, `real`. */
 #include "simd.h"
 
+#include "gemm_sparse.h"
 #include "gemm.h"
 #include "conv.h"
 #include "conv_weight.h"

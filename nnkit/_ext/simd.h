@@ -143,3 +143,24 @@ KERNEL void FN(copy_transposed)(const real *in, ptrdiff_t in_pitch, real *out, p
         for (ptrdiff_t c = 0; c < columns; c++)
             out[c * out_pitch + r] = in[r * in_pitch + c];
 }
+
+/* Rows of a matrix that will be needed soon: a tile asks for its share of them while it multiplies. */
+typedef struct {
+    const real *first;
+    ptrdiff_t pitch, rows, length;
+} FN(upcoming);
+
+INLINE FN(upcoming) FN(take)(FN(upcoming) *all, ptrdiff_t rows)
+{
+    FN(upcoming) part = *all;
+    part.rows = MIN(rows, all->rows);
+    all->first += part.rows * all->pitch, all->rows -= part.rows;
+    return part;
+}
+
+INLINE void FN(ask_for)(FN(upcoming) soon, ptrdiff_t begin, ptrdiff_t end)
+{
+    for (ptrdiff_t r = 0; r < soon.rows; r++)
+        for (ptrdiff_t line = begin; line < MIN(end, soon.length); line += 64 / REAL_BYTES)
+            __builtin_prefetch(soon.first + r * soon.pitch + line);
+}

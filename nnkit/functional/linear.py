@@ -75,6 +75,10 @@ def linear_backward(
     ------
     ValueError
         If `dout` or a destination has another shape.
+
+    Notes
+    -----
+    Where many numbers of `dout` are zero, products with them are left out, `0 * inf` and `0 * nan` among them.
     """
     gradient = _gradient(dout, cache)
     dweight, dbias = _backward_params(gradient, cache, dweight, dbias)

@@ -136,7 +136,7 @@ def measure_net(key: str, seconds: float, threads: int, quick: bool) -> dict[str
         count = int(min(1000, max(6, 1e3 * seconds / first["ms"] * min(4, nets.NETS[key].batch / batch))))
         return ask(ranks, threads, kind="steps", net=key, batch=batch, count=count, is_joint=is_joint)["ms"]
 
-    batches = [batch // part for part in (1, 2, 4)]
+    batches = [batch // part for part in ((1, 2) if quick else (1, 2, 4))]
     return {
         "net": key,
         "title": nets.NETS[key].title,

@@ -91,7 +91,7 @@ def _fail_together(ranks: Communicator | None, message: str, status: int) -> int
     if not ranks.all_failed():
         _fail(f"rank {ranks.rank} of {ranks.size}: {message}", status)
         ranks.abort(status)
-    return _fail(message, status) if ranks.rank == 0 else status
+    return status if ranks.rank or ranks.told else _fail(message, status)
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -50,6 +50,8 @@ class Communicator:
     ----------
     rank, size : int
         The process's own number, from 0, and how many there are.
+    told : bool
+        Whether all ranks are ending because of one that has said why.
 
     Examples
     --------
@@ -61,6 +63,7 @@ class Communicator:
 
     rank = 0
     size = 1
+    told = False
 
     def sum_array(self, array: np.ndarray) -> None:
         """Replace an array by its sum over all ranks: the same bits on each of them.
@@ -238,7 +241,12 @@ class MPICommunicator(Communicator):
     def all_failed(self) -> bool:
         """Tell others that this rank gave up, and wait a moment; return whether every one of them did."""
         # Not all at the same moment, so that of several failed ranks one speaks and ends the others.
-        return _meet(self._failures, _PATIENCE + 0.2 * min(self.rank, 20))
+        if _meet(self._failures, _PATIENCE + 0.2 * min(self.rank, 20)):
+            self.told = self._failures.Iprobe()
+            return True
+        # Who is ended by this rank's `abort` may have the time to notice, and shall not speak as well.
+        self._last_words = [self._failures.isend(None, rank) for rank in range(self.size) if rank != self.rank]
+        return False
 
     def abort(self, status: int) -> NoReturn:
         """End all ranks at once."""

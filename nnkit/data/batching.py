@@ -195,6 +195,8 @@ def batch_slice(index: int, batch_size: int, count: int, shard: tuple[int, int] 
     """
     rank, ranks = shard
     first, last = index * batch_size, min((index + 1) * batch_size, count)
+    if ranks == 1:
+        return slice(first, last)
     busy = max(1, min(ranks, (last - first) // 2))
     start, stop = ((last - first) * min(r, busy) // busy for r in (rank, rank + 1))
     return slice(first + start, first + stop)

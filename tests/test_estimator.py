@@ -28,7 +28,7 @@ from nnkit.callbacks import StopTraining
 from nnkit.estimator import NNClassifier, NNRegressor
 from nnkit.layers import Linear, ReLU
 from nnkit.models import Sequential
-from nnkit.optim import CosineAnnealingLR
+from nnkit.optim import CosineAnnealingLR, ReduceLROnPlateau
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 PAIRS = [(NNClassifier, MLPClassifier), (NNRegressor, MLPRegressor)]
@@ -47,8 +47,8 @@ def digits():
     return (X[rows] / 16).astype(np.float32), y[rows]
 
 
-# 100 epochs at most: scikit-learn checks its own MLPs so.
-@parametrize_with_checks([NNClassifier(max_iter=100), NNRegressor(max_iter=100)])
+# Conventions are what is checked, so few epochs will do; one of the checks wants a regressor that has learned.
+@parametrize_with_checks([NNClassifier(max_iter=30), NNRegressor(max_iter=100)])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
@@ -347,7 +347,16 @@ def test_a_schedule_sees_all_epochs(iris):
     assert parts.history_.lr == network.history_.lr
 
 
-@pytest.mark.parametrize("settings", [{}, {"solver": "sgd"}, {"dropout": 0.5, "batch_norm": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"solver": "sgd", "learning_rate": "invscaling"},
+        {"solver": "sgd", "learning_rate": "adaptive", "n_iter_no_change": 1, "tol": 0.5},
+        {"schedule": ReduceLROnPlateau(gamma=0.5, patience=0, threshold=0.5)},
+        {"dropout": 0.5, "batch_norm": True},
+    ],
+)
 def test_partial_fit_on_all_samples_is_fit(iris, settings):
     X, y = iris
     whole = NNClassifier(max_iter=5, random_state=3, **settings).fit(X, y)
@@ -356,6 +365,7 @@ def test_partial_fit_on_all_samples_is_fit(iris, settings):
         parts.partial_fit(X, y, classes=np.unique(y))
     np.testing.assert_array_equal(whole.predict_proba(X), parts.predict_proba(X))
     assert parts.loss_curve_ == whole.loss_curve_
+    assert parts.history_.lr == whole.history_.lr
     assert (parts.n_iter_, parts.t_) == (whole.n_iter_, whole.t_) == (5, 750)
 
 

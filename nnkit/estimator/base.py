@@ -126,7 +126,8 @@ class NNEstimator(BaseEstimator):
 
         solver.callbacks = [*([print_epoch] if self.verbose > 1 else []), *(self.callbacks or ()), end_of_epoch]
         solver.train()
-        self.n_iter_, self._steps, self._optimizer = solver.epoch, solver.step, solver.optimizer
+        self.n_iter_, self._steps = solver.epoch, solver.step
+        self._optimizer, self._schedule_state = solver.optimizer, solver.schedule.state_dict()
         self.t_ += len(samples.x) * (1 if partial else self.n_iter_)
         self.loss_curve_ = list(self.history_.train_loss)
         self.loss_ = self.loss_curve_[-1]
@@ -168,6 +169,8 @@ class NNEstimator(BaseEstimator):
             optimizer.load_state_dict(self._optimizer.state_dict())
             solver.epoch, solver.step = self.n_iter_, self._steps
             solver.best_weights = self._best_weights or solver.best_weights
+            if self._schedule_state:
+                solver.schedule.load_state_dict(self._schedule_state)
         solver.history = self.history_
         return solver
 

@@ -28,7 +28,7 @@ from nnkit.callbacks import StopTraining
 from nnkit.estimator import NNClassifier, NNRegressor
 from nnkit.layers import Linear, ReLU
 from nnkit.models import Sequential
-from nnkit.optim import CosineAnnealingLR
+from nnkit.optim import CosineAnnealingLR, ReduceLROnPlateau
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 PAIRS = [(NNClassifier, MLPClassifier), (NNRegressor, MLPRegressor)]
@@ -47,8 +47,8 @@ def digits():
     return (X[rows] / 16).astype(np.float32), y[rows]
 
 
-# 100 epochs at most: scikit-learn checks its own MLPs so.
-@parametrize_with_checks([NNClassifier(max_iter=100), NNRegressor(max_iter=100)])
+# Conventions are what is checked, so few epochs will do; one of the checks wants a regressor that has learned.
+@parametrize_with_checks([NNClassifier(max_iter=30), NNRegressor(max_iter=100)])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
@@ -128,7 +128,9 @@ def test_lbfgs_finds_what_the_mlp_finds(rng, kind):
         assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-5)
     np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-3, atol=1e-3)
     assert not hasattr(ours, "partial_fit")
-    assert not hasattr(ours, "loss_curve_")
+    assert not hasattr(
+        ours.set_params(solver="adam", max_iter=1).fit(X, y).set_params(solver="lbfgs").fit(X, y), "loss_curve_"
+    )
 
 
 @pytest.mark.parametrize("ours", [NNClassifier, NNRegressor])
@@ -162,6 +164,9 @@ def test_warm_start_goes_on(iris):
     losses = [network.fit(X, y).loss_ for _ in range(3)]
     assert losses[0] > losses[1] > losses[2]
     assert network.n_iter_ == 3
+    with pytest.raises(ValueError, match=r"activation: the network was made with 'relu' and cannot go on with 'tanh'"):
+        network.set_params(activation="tanh").fit(X, y)
+    network.set_params(activation="relu")
     anew = clone(network).set_params(warm_start=False)
     assert [anew.fit(X, y).loss_ for _ in range(2)] == losses[:1] * 2
 
@@ -342,7 +347,16 @@ def test_a_schedule_sees_all_epochs(iris):
     assert parts.history_.lr == network.history_.lr
 
 
-@pytest.mark.parametrize("settings", [{}, {"solver": "sgd"}, {"dropout": 0.5, "batch_norm": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"solver": "sgd", "learning_rate": "invscaling"},
+        {"solver": "sgd", "learning_rate": "adaptive", "n_iter_no_change": 1, "tol": 0.5},
+        {"schedule": ReduceLROnPlateau(gamma=0.5, patience=0, threshold=0.5)},
+        {"dropout": 0.5, "batch_norm": True},
+    ],
+)
 def test_partial_fit_on_all_samples_is_fit(iris, settings):
     X, y = iris
     whole = NNClassifier(max_iter=5, random_state=3, **settings).fit(X, y)
@@ -351,6 +365,7 @@ def test_partial_fit_on_all_samples_is_fit(iris, settings):
         parts.partial_fit(X, y, classes=np.unique(y))
     np.testing.assert_array_equal(whole.predict_proba(X), parts.predict_proba(X))
     assert parts.loss_curve_ == whole.loss_curve_
+    assert parts.history_.lr == whole.history_.lr
     assert (parts.n_iter_, parts.t_) == (whole.n_iter_, whole.t_) == (5, 750)
 
 
@@ -455,6 +470,10 @@ WRONG = [
     ({"model": lambda outputs: None}, "expected the function to return an unbuilt nnkit Model, got a NoneType"),
     ({"model": lambda outputs: two_layers(7)}, r"model: expected one with an output of shape \(3,\), got \(7,\)"),
     ({"class_weight": "fair"}, "balanced"),
+    ({"batch_norm": "yes"}, "batch_norm: expected True or False, got 'yes'"),
+    ({"activation": ["relu"]}, r"activation: unknown activation \['relu'\]"),
+    ({"batch_norm": True, "batch_size": 1}, "BatchNorm 'bn_fc1': expected more than one value per channel"),
+    ({"callbacks": [3]}, "callbacks: expected functions that take the Solver, got 3"),
 ]
 
 
@@ -470,6 +489,8 @@ def test_wrong_targets_and_validation_sets_are_named(iris):
     network = NNClassifier(max_iter=1)
     with pytest.raises(ValueError, match=r"y: expected labels among \[0, 1, 2\], got 5"):
         network.fit(X, y, X_val=X, y_val=y + 5)
+    with pytest.raises(NotFittedError):
+        network.predict(X)
     with pytest.raises(ValueError, match="validation: expected X_val and y_val, got X_val alone"):
         network.fit(X, y, X_val=X)
     with pytest.raises(ValueError, match="X has 3 features, but NNClassifier is expecting 4"):

@@ -29,6 +29,7 @@ from nnkit.solver import Solver
 
 _DTYPES = (np.float64, np.float32)  # what is neither of the two becomes the first
 _FORMATS = ("csr", "csc")
+_ARCHITECTURE = ("hidden_layer_sizes", "activation", "dropout", "batch_norm", "image_shape", "conv_channels", "model")
 _LOWEST_RATE = 1e-6  # below it, scikit-learn's adaptive rate ends the training
 
 
@@ -71,12 +72,26 @@ class NNEstimator(BaseEstimator):
         samples = samples._replace(weight=self._weights(samples, partial))
         if anew:
             self.model_ = self._built_model(samples.x)
-        with sharing_threads():
-            if self.solver == "lbfgs":
-                self._minimize(samples)
-            else:
-                self._train(samples, held_out, partial)
+            self._architecture = {name: getattr(self, name) for name in _ARCHITECTURE}
+        self._require_same_architecture()
+        try:
+            with sharing_threads():
+                if self.solver == "lbfgs":
+                    self._minimize(samples)
+                else:
+                    self._train(samples, held_out, partial)
+        except Exception:
+            if anew:  # or `predict` would answer
+                del self.model_
+            raise
         return self
+
+    def _require_same_architecture(self) -> None:
+        """Raise where a network that is to be trained on is not the one that the settings describe."""
+        for name, value in self._architecture.items():
+            if not np.array_equal(getattr(self, name), value):
+                now = getattr(self, name)
+                raise UsageError(f"{name}: the network was made with {value!r} and cannot go on with {now!r}")
 
     def _begin(self) -> None:
         """Forget the course of an earlier training."""
@@ -85,6 +100,8 @@ class NNEstimator(BaseEstimator):
         self.validation_scores_: list[float] | None = None
         self.has_stopped_, self._improvement = False, Improvement(self.tol, self.n_iter_no_change)
         self._optimizer = self._best_weights = None
+        for name in ("loss_curve_", "best_loss_", "best_validation_score_"):  # which lbfgs does not have
+            self.__dict__.pop(name, None)
 
     def _train(self, samples: Samples, held_out: Samples | None, partial: bool) -> None:
         """Hand everything to a Solver, and keep what it found."""
@@ -109,7 +126,8 @@ class NNEstimator(BaseEstimator):
 
         solver.callbacks = [*([print_epoch] if self.verbose > 1 else []), *(self.callbacks or ()), end_of_epoch]
         solver.train()
-        self.n_iter_, self._steps, self._optimizer = solver.epoch, solver.step, solver.optimizer
+        self.n_iter_, self._steps = solver.epoch, solver.step
+        self._optimizer, self._schedule_state = solver.optimizer, solver.schedule.state_dict()
         self.t_ += len(samples.x) * (1 if partial else self.n_iter_)
         self.loss_curve_ = list(self.history_.train_loss)
         self.loss_ = self.loss_curve_[-1]
@@ -151,6 +169,8 @@ class NNEstimator(BaseEstimator):
             optimizer.load_state_dict(self._optimizer.state_dict())
             solver.epoch, solver.step = self.n_iter_, self._steps
             solver.best_weights = self._best_weights or solver.best_weights
+            if self._schedule_state:
+                solver.schedule.load_state_dict(self._schedule_state)
         solver.history = self.history_
         return solver
 
@@ -214,7 +234,7 @@ class NNEstimator(BaseEstimator):
 
     def _raw_scores(self, X: Any) -> np.ndarray:
         """Return the network's outputs, one row a sample."""
-        check_is_fitted(self)
+        check_is_fitted(self, "model_")
         x = validate_data(self, X, accept_sparse=_FORMATS, dtype=_DTYPES, reset=False)
         with sharing_threads():
             return self._outputs(self.model_, _dense(x))
@@ -230,11 +250,10 @@ class NNEstimator(BaseEstimator):
         if self.model is not None:
             model = model_of(self.model, self.n_outputs_, self.image_shape is not None)
         else:
-            hidden = self.hidden_layer_sizes
             model = make_network(
                 self.n_outputs_,
-                hidden=list(hidden) if np.iterable(hidden) else [hidden],
-                channels=() if self.image_shape is None else self.conv_channels,
+                hidden=_sizes(self.hidden_layer_sizes),
+                channels=[] if self.image_shape is None else _sizes(self.conv_channels),
                 activation=self.activation,
                 batch_norm=self.batch_norm,
                 dropout=self.dropout,
@@ -283,8 +302,14 @@ class NNEstimator(BaseEstimator):
             _number(name, getattr(self, name), 0.0)
         for name in ("dropout", "validation_fraction"):
             _number(name, getattr(self, name), 0.0, 1.0)
-        if not isinstance(self.verbose, Integral):  # which True and False are, too
+        for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping", "batch_norm"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise UsageError(f"{name}: expected True or False, got {getattr(self, name)!r}")
+        if not isinstance(self.verbose, Integral | np.bool_):  # True and False are integers, too
             raise UsageError(f"verbose: expected True, False or a whole number, got {self.verbose!r}")
+        for callback in self.callbacks or ():
+            if not callable(callback):
+                raise UsageError(f"callbacks: expected functions that take the Solver, got {callback!r}")
         if self.schedule is not None:
             if not isinstance(self.schedule, Schedule):
                 raise UsageError(f"schedule: expected one of nnkit.optim's schedules, got {self.schedule!r}")
@@ -348,6 +373,11 @@ def can_learn_in_parts(estimator: NNEstimator) -> bool:
 
 def _dense(x: Any) -> np.ndarray:
     return x.toarray() if issparse(x) else np.ascontiguousarray(x)
+
+
+def _sizes(setting: Any) -> list[Any]:
+    """Return the sizes of several layers, or of one."""
+    return list(setting) if np.iterable(setting) else [setting]
 
 
 def _one_of(name: str, value: Any, known: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -89,6 +90,14 @@ class Adaptive(Schedule):
     def factor(self, step: int, steps_per_epoch: int, epochs: float) -> float:
         """Return the multiplier; see `Schedule.factor`."""
         return self.multiplier
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the multiplier; see `Schedule.state_dict`."""
+        return {"multiplier": self.multiplier}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.multiplier = state["multiplier"]
 
 
 class ScaledLoss(Loss):

@@ -53,7 +53,7 @@ def make_network(
     -------
     Sequential
     """
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise UsageError(f"activation: unknown activation {activation!r}{did_you_mean(activation, ACTIVATIONS)}")
     make, init = ACTIVATIONS[activation], logistic_uniform if activation == "logistic" else "xavier_uniform"
     net: dict[str, Layer] = {}

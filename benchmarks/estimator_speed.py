@@ -42,9 +42,9 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "digits": Task("digits", (8, 8, 1), 1437, (100,), 60),
+    "digits": Task("digits", (8, 8, 1), 1437, (100,), 50),
     "fashion": Task("28×28×1, as Fashion-MNIST", (28, 28, 1), 20_000, (256, 128), 10),
-    "cifar": Task("32×32×3, as CIFAR-10", (32, 32, 3), 6_000, (512,), 12),
+    "cifar": Task("32×32×3, as CIFAR-10", (32, 32, 3), 6_000, (512,), 10),
 }
 QUICK = {"digits": (1437, 4), "fashion": (600, 2), "cifar": (400, 2)}  # samples and epochs
 

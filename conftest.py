@@ -6,3 +6,5 @@ from importlib.util import find_spec
 collect_ignore = ["tests/portability.py", "tests/sanitize.py"]
 if not find_spec("torch"):
     collect_ignore += ["nnkit/interop/torch.py", "nnkit/interop/_torch_modules.py"]
+if not find_spec("sklearn"):
+    collect_ignore += ["nnkit/folds.py"]

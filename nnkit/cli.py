@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import nnkit
-from nnkit import metrics, recipes, runs
+from nnkit import folds, metrics, recipes, runs
 from nnkit._ext import set_num_threads
 from nnkit.callbacks import print_epoch
 from nnkit.data import cifar
@@ -74,10 +74,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
+    if options.folds is None and (options.repeats is not None or options.subset is not None):
+        raise UsageError("--repeats and --subset belong to --folds, which is not given")
     # With --json, stdout is for the answer alone.
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
-        figures, data_dir = _train_and_tell(options)
-    print(json.dumps(figures) if options.json else _what_next(figures, data_dir))
+        if options.folds is not None:
+            figures, after = _train_folds(options)
+        else:
+            figures, data_dir = _train_and_tell(options)
+            after = _what_next(figures, data_dir)
+    print(json.dumps(figures) if options.json else after)
+
+
+def _train_folds(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Return the figures of a cross-validation, and where they lie."""
+    if options.resume is not None:
+        raise UsageError("--resume continues a single training; a cross-validation (--folds) begins anew")
+    if options.threads is not None:
+        set_num_threads(options.threads)
+    recipe = recipes.load("quickstart" if options.recipe is None else options.recipe, _overrides(options))
+    _say(f"recipe  {recipe.name}{': ' * bool(recipe.description)}{recipe.description}")
+    figures = folds.train_folds(
+        recipe,
+        Path(options.out) if options.out else None,
+        k=options.folds,
+        repeats=1 if options.repeats is None else options.repeats,
+        subset=options.subset,
+        download=options.download,
+        say=_say,
+    )
+    run = shlex.quote(figures["run"])
+    return figures, f"look at  {run}/{folds.CURVES} and {run}/{folds.MATRIX}"
 
 
 def _train_and_tell(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
@@ -269,6 +296,9 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", nargs="?", const="", metavar="RUN", help="continue a run; without a value, the newest"
     )
     train.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
+    train.add_argument("--folds", type=int, metavar="K", help="cross-validate: K trainings, a K-th held out in each")
+    train.add_argument("--repeats", type=int, metavar="N", help="repeat --folds with N seeds")
+    train.add_argument("--subset", type=int, metavar="N", help="with --folds, use only N of the training images")
     train.add_argument("--threads", type=int, metavar="N", help="threads of the kernels (default: all cores)")
 
     evaluate = command("evaluate", _evaluate, "measure a run's best weights on the test set")

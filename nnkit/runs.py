@@ -261,12 +261,27 @@ def _where(solver: Solver) -> str:
     return f"after step {solver.step:,}, in epoch {solver.epoch + 1} of {solver.epochs}"
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
+def check_writable(folder: Path) -> None:
+    """Make sure that a folder can be written to, or made.
+
+    Parameters
+    ----------
+    folder : path
+
+    Raises
+    ------
+    OSError
+        It is a file, or there is no permission.
+    """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is a file, expected a folder", str(there))
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "no permission to write into this folder", str(there))
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    check_writable(folder)
     has_begun = (folder / STATE).exists() or (folder / MODEL).exists()
     if has_begun and not resume:
         raise UsageError(f"{folder} already holds a run; continue it with --resume {folder}, or give another --out")
@@ -322,7 +337,9 @@ def make_solver(recipe: Recipe, training: Dataset, validation: Dataset, **option
     )
 
 
-def evaluate_model(model: Model, dataset: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None) -> Evaluation:
+def evaluate_model(
+    model: Model, dataset: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None, label: str = "test"
+) -> Evaluation:
     """Run a model over a data set; on a terminal, a bar tells how far it is.
 
     Parameters
@@ -331,6 +348,8 @@ def evaluate_model(model: Model, dataset: Dataset, normalize: tuple[ArrayLike, A
     dataset : Dataset
     normalize : pair of array_like of shape (C,), or None
         Mean and standard deviation, as in training.
+    label : str, default "test"
+        What the bar calls the images.
 
     Returns
     -------
@@ -338,7 +357,7 @@ def evaluate_model(model: Model, dataset: Dataset, normalize: tuple[ArrayLike, A
     """
     from tqdm import tqdm
 
-    look = {"desc": "test", "unit": " images", "unit_scale": True, "dynamic_ncols": True, "leave": False}
+    look = {"desc": label, "unit": " images", "unit_scale": True, "dynamic_ncols": True, "leave": False}
     parts = []
     with tqdm(total=len(dataset), disable=None, **look) as bar:  # None: where stderr is no terminal
         for x, _ in data.batches(dataset, 250, normalize=normalize):

@@ -36,6 +36,7 @@ ALLOWED = {
     "recipes": {"data", "layers", "models", "optim"},
     "plots": {"history", "metrics"},
     "report": {"history", "metrics", "plots"},
+    "folds": {"data", "history", "metrics", "models", "plots", "recipes", "runs", "solver"},
 }
 HEAVY = ("matplotlib", "torch", "sklearn", "streamlit", "PIL", "optuna", "safetensors", "pooch", "tqdm")
 

@@ -8,6 +8,7 @@
 
 from nnkit.plots.confusion import confusion_matrix as confusion_matrix
 from nnkit.plots.curves import training_curves as training_curves
+from nnkit.plots.folds import fold_curves as fold_curves
 from nnkit.plots.images import misclassified as misclassified
 from nnkit.plots.images import predictions as predictions
 from nnkit.plots.style import save as save

@@ -1,4 +1,4 @@
-"""The command line: `nnkit train`, `evaluate`, `predict`, `export`, `recipes`, `info`.
+"""The command line: `nnkit train`, `search`, `evaluate`, `predict`, `export`, `recipes`, `info`.
 
 Exit status: 0 on success, 2 on wrong use, 1 on failure, 130 or 143 when interrupted by Ctrl-C or SIGTERM. An error is
 one line on stderr; `--debug` shows the traceback.
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import nnkit
-from nnkit import folds, metrics, recipes, runs
+from nnkit import cli_search, folds, metrics, recipes, runs
 from nnkit._ext import set_num_threads
 from nnkit.callbacks import print_epoch
 from nnkit.data import cifar
@@ -181,6 +181,16 @@ def _what_next(figures: dict[str, Any], data_dir: str | None) -> str:
     return "\n".join(lines)
 
 
+def _search(options: argparse.Namespace) -> None:
+    cli_search.run(options, _overrides(options), _refit, _say)
+
+
+def _refit(recipe: recipes.Recipe, folder: Path) -> dict[str, Any]:
+    figures = runs.train(recipe, folder, callbacks=[_print_epoch_above_the_bar], say=_say)
+    _say(f"test accuracy {figures['test_accuracy']:.2%} on {figures['test_images']:,} images")
+    return figures
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     figures = runs.evaluate(options.run, options.data)
     if options.json:
@@ -301,6 +311,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--subset", type=int, metavar="N", help="with --folds, use only N of the training images")
     train.add_argument("--threads", type=int, metavar="N", help="threads of the kernels (default: all cores)")
 
+    search = command("search", _search, "search a recipe's settings: cross-validated trials, drawn by Optuna")
+    cli_search.add_arguments(search)
+
     evaluate = command("evaluate", _evaluate, "measure a run's best weights on the test set")
     evaluate.add_argument("run", metavar="RUN")
     evaluate.add_argument("--data", metavar="DIR", help="folder of the data, if not where the run found it")
@@ -321,6 +334,6 @@ def _parser() -> argparse.ArgumentParser:
     info = command("info", _info, "versions, kernels and why these, threads, processor, data")
     info.add_argument("--data", metavar="DIR", help="folder of the data to look into")
 
-    for sub in (train, evaluate, predict, export, listing, info):
+    for sub in (train, search, evaluate, predict, export, listing, info):
         sub.add_argument("--json", action="store_true", help="print the answer as JSON")
     return parser

@@ -8,7 +8,7 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from nnkit.recipes import Recipe, toml
 from nnkit.runs import Evaluation
 from nnkit.solver import Solver, TrainingInterrupted
 
-__all__ = ["CrossValidation", "Fold", "cross_validate", "train_folds"]
+__all__ = ["CrossValidation", "Fold", "cross_validate", "split", "train_folds"]
 
 RECIPE, TABLE, CURVES, MATRIX = "recipe.toml", "folds.csv", "fold_curves.png", "confusion_matrix.png"
 _LARGEST_SEED = 2**32 - 1  # of scikit-learn's splitters
@@ -262,10 +262,9 @@ def cross_validate(
         data = recipe.data.load_part(train=True)
     if not isinstance(data, Dataset):
         raise TypeError(f"data: expected an nnkit Dataset, got a {type(data).__name__}")
-    seeds = _checked_seeds(seeds, recipe)
-    if subset is not None and subset != len(data):
-        data = data[stratified_indices(data.labels, data.num_classes, subset, seeds[0], "subset")]
-    splits = list(_splits(data, k, holdout, seeds))
+    if seeds is None:
+        seeds = [recipe.seed if isinstance(recipe, Recipe) else 0]
+    data, splits = split(data, k=k, holdout=holdout, seeds=seeds, subset=subset)
     folds: list[Fold] = []
     previous = None
     for number, (seed, held_out) in enumerate(splits, 1):
@@ -290,33 +289,48 @@ def cross_validate(
     return CrossValidation(folds, data.labels, data.class_names)
 
 
-def _checked_seeds(seeds: Sequence[int] | None, recipe: Any) -> list[int]:
-    if seeds is None:
-        seeds = [recipe.seed if isinstance(recipe, Recipe) else 0]
-    checked = [whole_number("seeds", seed, 0, _LARGEST_SEED) for seed in seeds]
-    if not checked or len(set(checked)) < len(checked):
-        raise UsageError(f"seeds: expected at least one, each another, got {list(seeds)}")
-    return checked
+def split(
+    data: Dataset, *, k: int, holdout: float | int | None, seeds: Sequence[int], subset: float | int | None
+) -> tuple[Dataset, list[tuple[int, np.ndarray]]]:
+    """Check the arguments of `cross_validate` and decide by them who is held out when.
 
+    Parameters
+    ----------
+    data : Dataset
+    k, holdout, seeds, subset
+        As in `cross_validate`.
 
-def _splits(
-    data: Dataset, k: int, holdout: float | int | None, seeds: Sequence[int]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the seed and the indices of the held-out images of each training."""
+    Returns
+    -------
+    data : Dataset
+        Or the subset of it.
+    splits : list of (seed, ndarray of int)
+        For each training its seed and the indices of the images to hold out.
+
+    Raises
+    ------
+    UsageError
+        They do not fit the data.
+    """
+    seeds = [whole_number("seeds", seed, 0, _LARGEST_SEED) for seed in seeds]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError(f"seeds: expected at least one, each another, got {seeds}")
+    if subset is not None and subset != len(data):
+        data = data[stratified_indices(data.labels, data.num_classes, subset, seeds[0], "subset")]
     if holdout is not None:
-        for seed in seeds:
-            yield seed, stratified_indices(data.labels, data.num_classes, holdout, seed, "holdout")
-        return
+        parts = [stratified_indices(data.labels, data.num_classes, holdout, seed, "holdout") for seed in seeds]
+        return data, list(zip(seeds, parts, strict=True))
     k = whole_number("folds", k, 2)
     counts = data.class_counts()
     rarest = min((c for c in range(data.num_classes) if counts[c]), key=lambda c: counts[c])
     if k > counts[rarest]:
         name = data.class_names[rarest]
         raise UsageError(f"folds: expected at most {counts[rarest]}, as many images as class {name!r} has, got {k}")
+    splits = []
     for seed in seeds:
         folds = _model_selection().StratifiedKFold(k, shuffle=True, random_state=seed)
-        for _, held_out in folds.split(np.zeros(len(data)), data.labels):
-            yield seed, held_out
+        splits += [(seed, held_out) for _, held_out in folds.split(np.zeros(len(data)), data.labels)]
+    return data, splits
 
 
 def _model_selection() -> Any:

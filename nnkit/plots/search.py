@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnkit.plots.style import BLUE, FAINT, INK, MUTED, ORANGE, headed_figure, in_house_style, shorten
+from nnkit.plots.style import BLUE, FAINT, INK, MUTED, ORANGE, headed_figure, in_house_style, shorten, whole_percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +74,7 @@ def search_history(numbers: ArrayLike, scores: ArrayLike, pruned: ArrayLike | No
     _whole_ticks(axes)
     axes.set(xlabel="Trial", title="Validation accuracy")
     axes.grid(visible=True)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
     return figure
 
 
@@ -184,7 +184,7 @@ def importances(names: Sequence[str], values: ArrayLike) -> "Figure":
     )  # fmt: skip
     axes = figure.subplots()
     bars = axes.barh(np.arange(len(order)), weights[order], height=0.55, color=BLUE)
-    axes.bar_label(bars, [f"{weight:.0%}" for weight in weights[order]], padding=4, fontsize=9, color=INK)
+    axes.bar_label(bars, [whole_percent(weight) for weight in weights[order]], padding=4, fontsize=9, color=INK)
     axes.set_yticks(np.arange(len(order)), [shorten(names[i], 40) for i in order], fontsize=9)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xticks([])
@@ -285,6 +285,8 @@ def _cells(axes: "Axes", xs: np.ndarray, ys: np.ndarray, values: np.ndarray, x_l
     axes.plot(xs[best], ys[best], "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, zorder=4)
     axes.set_xscale("log" if x_log else "linear")
     axes.set_yscale("log" if y_log else "linear")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(xlim=x_edges[[0, -1]], ylim=y_edges[[0, -1]])
     axes.minorticks_off()
     return mesh

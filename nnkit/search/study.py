@@ -66,11 +66,11 @@ def open_storage(url: str, heartbeat: int) -> Any:
         parsed = sqlalchemy.make_url(url)
     except sqlalchemy.exc.ArgumentError:
         raise UsageError(f"--storage: expected a URL such as postgresql://user@host/database, got {url!r}") from None
+    shown = parsed.render_as_string(hide_password=True)
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     is_sqlite = parsed.get_backend_name() == "sqlite"
     timeout = {"timeout": 60} if is_sqlite else {"connect_timeout": 10} if "postgresql" in parsed.drivername else {}
-    shown = parsed.render_as_string(hide_password=True)
     try:
         with warnings.catch_warnings():
             # Optuna calls its heartbeat experimental, since 2021.
@@ -85,8 +85,9 @@ def open_storage(url: str, heartbeat: int) -> Any:
     except (ImportError, sqlalchemy.exc.NoSuchModuleError):
         raise UsageError(f"--storage {shown}: no driver for {parsed.drivername} is installed") from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = getattr(error.__cause__ or error, "orig", None) or error
-        raise ConnectionError(f"--storage {shown}: cannot connect: {str(reason).splitlines()[0]}") from None
+        cause = error if hasattr(error, "orig") else error.__cause__
+        reason = getattr(cause, "orig", None) or cause or error
+        raise ConnectionError(f"--storage {shown}: {str(reason).splitlines()[0]}") from None
     if is_sqlite:
         _lock_whole_transactions(storage.engine)
     return storage
@@ -230,7 +231,7 @@ def _grid_sampler(points: Sequence[dict[str, Any]]) -> Any:
 def place(trials: Sequence[Any], trial: Any) -> int:
     """Return how many other settings were drawn before those of this trial; one that is run again keeps its place.
 
-    The database gives numbers, one to each trial, none left out; so it gives places, to those trials that are no repeats.
+    The database gives each trial a number, none twice and none left out; and so the trials that are no repeats a place.
 
     Parameters
     ----------

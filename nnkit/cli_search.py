@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="folder of the data (default: $NNKIT_DATA, or ~/.cache/nnkit)")
     parser.add_argument("--out", metavar="DIR", help="folder (default: the next runs/NAME-search-n)")
-    parser.add_argument("--epochs", type=int, metavar="N")
+    parser.add_argument("--epochs", type=int, metavar="N", dest="trial_epochs", help="of each trial's trainings")
+    parser.set_defaults(epochs=None)  # the recipe's own, which a trial may do without
     parser.add_argument("--seed", type=int, metavar="N")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in nnkit train")
     parser.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
@@ -123,6 +124,8 @@ def _with_search_options(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     given = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
     if options.holdout:
         given["holdout"] = True
+    if options.trial_epochs is not None:
+        given["epochs"] = options.trial_epochs
     space = dict(settings.space)
     for text in options.space:
         key, equals, entry = text.partition("=")

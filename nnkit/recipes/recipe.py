@@ -140,8 +140,8 @@ class SearchSettings:
     """Section `[search]`: what `nnkit search` tries, and how it judges it; see `nnkit.search`.
 
     `space` maps keys of the recipe to what may stand there. A trial's score is the mean validation accuracy over
-    `folds`, `repeats` times, or, with `holdout`, on the one validation part that `nnkit train` would hold out; of only
-    `subset` images.
+    `folds`, `repeats` times, or, with `holdout`, on the one validation part that `nnkit train` would hold out. To save
+    time, trials may be trained on a `subset` of so many images, and for fewer `epochs` than the recipe is.
     """
 
     space: dict[str, Any] = field(default_factory=dict)
@@ -152,6 +152,7 @@ class SearchSettings:
     repeats: int = 1
     holdout: bool = False
     subset: int | None = None
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)

@@ -203,13 +203,14 @@ def best_toml(result: SearchResult, path: Path) -> str:
     spread = "" if best.std is None else f" ± {best.std:.2%}"
     file = shlex.quote(str(path))
     subset = "" if search.subset is None else f" --subset {search.subset}"
+    epochs = "" if search.epochs is None else f" --epochs {search.epochs}"
     if search.holdout:
-        parts, again = "the held-out part", f"nnkit train {file}" if not subset and search.repeats == 1 else ""
+        parts, again = "the held-out part", f"nnkit train {file}{epochs}" if not subset and search.repeats == 1 else ""
     else:
         repeats = "" if search.repeats == 1 else f" --repeats {search.repeats}"
         parts, again = (
             f"{search.folds * search.repeats} folds",
-            f"nnkit train {file} --folds {search.folds}{repeats}{subset}",
+            f"nnkit train {file} --folds {search.folds}{repeats}{subset}{epochs}",
         )
     lines = [f"# Trial {best.number} of the search over {result.recipe.name}: {best.score:.2%}{spread} on {parts}."]
     if again:

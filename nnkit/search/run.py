@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,15 +97,16 @@ def search(
         _check_folder(folder, resume, storage)
     data = recipe.data.load_part(True, download)
     _check_split(recipe, data)
-    with _optuna_is_quiet():
-        name = recipe.name if study is None else study
-        if storage is not None:  # to connect may fail, which shall leave no folder behind
-            studies.open_study(studies.open_storage(storage, heartbeat), name, recipe)
-        folder = folder or runs.new_folder(f"{recipe.name}-search")
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_partial_files(folder)
-        job = worker.Job(recipe, storage or f"sqlite:///{folder.resolve() / DATABASE}", name, heartbeat)
-        mine = job.open()
+    name = recipe.name if study is None else study
+    with _optuna_is_quiet(), contextlib.ExitStack() as stack:
+        if storage is None:
+            folder = _make_folder(folder, recipe)
+            job = worker.Job(recipe, f"sqlite:///{folder.resolve() / DATABASE}", name, heartbeat)
+            mine = stack.enter_context(job.open())
+        else:  # to connect may fail, which shall leave no folder behind
+            job = worker.Job(recipe, storage, name, heartbeat)
+            mine = stack.enter_context(job.open())
+            folder = _make_folder(folder, recipe)
         with atomic_path(folder / RECIPE) as path:
             path.write_text(toml.dumps(recipe.to_settings()), encoding="utf-8")
         _announce(recipe, folder, mine, say)
@@ -117,10 +119,17 @@ def search(
                 worker.run_workers(job, workers, tell, say)
         except KeyboardInterrupt as interrupt:
             again = f"interrupted; {to_resume(folder, storage)} goes on"
-            raise Interrupted(again, getattr(interrupt, "signum", 2)) from None
+            raise Interrupted(again, getattr(interrupt, "signum", signal.SIGINT)) from None
         except ChildProcessError as error:
             raise ChildProcessError(f"{error}; {to_resume(folder, storage)} goes on") from None
         return _finish(recipe, folder, mine)
+
+
+def _make_folder(folder: Path | None, recipe: Recipe) -> Path:
+    folder = folder or runs.new_folder(f"{recipe.name}-search")
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_partial_files(folder)
+    return folder
 
 
 def to_resume(folder: Path, storage: str | None) -> str:
@@ -148,6 +157,10 @@ def _checked(recipe: Recipe) -> Recipe:
     whole_number("search.repeats", settings.repeats, 1)
     if not settings.holdout:
         whole_number("search.folds", settings.folds, 2)
+    if settings.epochs is not None:
+        whole_number("search.epochs", settings.epochs, 1)
+        if any(dimension.name == "training.epochs" for dimension in space.dimensions):
+            raise UsageError(f"search.epochs: expected none where training.epochs is searched, got {settings.epochs}")
     if settings.sampler == "grid":
         settings = dataclasses.replace(settings, trials=len(space.grid()))
     return dataclasses.replace(recipe, search=settings)
@@ -178,6 +191,7 @@ def _announce(recipe: Recipe, folder: Path, study: Any, say: Callable[[str], obj
     assert settings is not None
     parts = "the held-out part" if settings.holdout else f"{settings.folds * settings.repeats} folds"
     images = "" if settings.subset is None else f" of {settings.subset:,} images"
+    images += "" if settings.epochs is None else f", {settings.epochs} epochs each"
     dimensions = ", ".join(dimension.name for dimension in Space(recipe).dimensions)
     say(f"space   {dimensions}")
     say(f"search  {settings.trials} trials on {parts}{images}; sampler {settings.sampler}, pruner {settings.pruner}")

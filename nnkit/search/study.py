@@ -5,9 +5,11 @@ for those of many. A worker that is killed leaves a trial that is still "running
 for a while, another worker marks it as failed and puts its settings back into the queue.
 """
 
+import contextlib
 import json
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nnkit.errors import UsageError
@@ -38,8 +40,9 @@ def import_optuna() -> Any:
     return optuna
 
 
-def open_storage(url: str, heartbeat: int) -> Any:
-    """Connect to a database.
+@contextlib.contextmanager
+def storage(url: str, heartbeat: int) -> Iterator[Any]:
+    """Connect to a database for a while.
 
     Parameters
     ----------
@@ -48,8 +51,8 @@ def open_storage(url: str, heartbeat: int) -> Any:
     heartbeat : int
         Seconds between a running trial's signs of life.
 
-    Returns
-    -------
+    Yields
+    ------
     optuna.storages.RDBStorage
 
     Raises
@@ -71,17 +74,28 @@ def open_storage(url: str, heartbeat: int) -> Any:
         parsed = parsed.set(drivername="postgresql+psycopg")
     is_sqlite = parsed.get_backend_name() == "sqlite"
     timeout = {"timeout": 60} if is_sqlite else {"connect_timeout": 10} if "postgresql" in parsed.drivername else {}
-    try:
+
+    def connect() -> Any:
         with warnings.catch_warnings():
             # Optuna calls its heartbeat experimental, since 2021.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(
+            return optuna.storages.RDBStorage(
                 parsed.render_as_string(hide_password=False),
                 engine_kwargs={"connect_args": timeout},
                 heartbeat_interval=heartbeat,
                 grace_period=PATIENCE * heartbeat,
                 heartbeat_stale_trial_callback=_put_back_dead,
             )
+
+    try:
+        try:
+            opened = connect()
+        except sqlalchemy.exc.DBAPIError as error:
+            if "exist" not in str(error):
+                raise
+            # Several workers found an empty database, and made its tables at once: all but one are told off.
+            time.sleep(2)
+            opened = connect()
     except (ImportError, sqlalchemy.exc.NoSuchModuleError):
         raise UsageError(f"--storage {shown}: no driver for {parsed.drivername} is installed") from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -89,8 +103,12 @@ def open_storage(url: str, heartbeat: int) -> Any:
         reason = getattr(cause, "orig", None) or cause or error
         raise ConnectionError(f"--storage {shown}: {str(reason).splitlines()[0]}") from None
     if is_sqlite:
-        _lock_whole_transactions(storage.engine)
-    return storage
+        _lock_whole_transactions(opened.engine)
+    try:
+        yield opened
+    finally:
+        opened.remove_session()
+        opened.engine.dispose()
 
 
 def _lock_whole_transactions(engine: Any) -> None:

@@ -1,6 +1,7 @@
 """Workers: each takes trials of the study, one after the other, until there are none left."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 import secrets
 import signal
@@ -44,21 +45,26 @@ class Job:
     study: str
     heartbeat: int
 
-    def open(self, worker: int = 0) -> Any:
-        """Return the study, ready to run trials.
+    @contextlib.contextmanager
+    def open(self, worker: int = 0) -> Iterator[Any]:
+        """Connect to the study for a while, ready to run trials.
 
         Parameters
         ----------
         worker : int, default 0
             From 0; each draws other settings.
 
-        Returns
-        -------
+        Yields
+        ------
         optuna.Study
         """
+        with studies.storage(self.storage, self.heartbeat) as storage:
+            yield self._prepare(studies.open_study(storage, self.study, self.recipe), worker)
+
+    def _prepare(self, study: Any, worker: int) -> Any:
+        """Give the study its sampler and pruner, which are not kept in the database."""
         settings = self.recipe.search
         assert settings is not None
-        study = studies.open_study(studies.open_storage(self.storage, self.heartbeat), self.study, self.recipe)
         entropy = [self.recipe.seed, worker, len(study.get_trials(deepcopy=False))]
         if not self.storage.startswith("sqlite"):  # workers of other machines have the same number
             entropy.append(secrets.randbits(32))
@@ -71,8 +77,9 @@ class Job:
 
 def _epochs(recipe: Recipe, space: Space) -> int:
     """Return the most epochs that a training may have."""
+    assert recipe.search is not None
     ends = (d.ends() for d in space.dimensions if d.name == "training.epochs")
-    return max(next(ends, [recipe.training.epochs]))
+    return max(next(ends, [recipe.search.epochs or recipe.training.epochs]))
 
 
 def _steps(recipe: Recipe, space: Space) -> int:
@@ -97,6 +104,8 @@ def judge(
     -------
     CrossValidation
     """
+    if search.epochs is not None:
+        recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=search.epochs))
     return cross_validate(
         recipe,
         data,
@@ -304,8 +313,7 @@ def _worker(job: Job, number: int, threads: int, errors: Connection) -> None:
     quiet()
     set_num_threads(threads)
     try:
-        with raising_on_sigterm():
-            study = job.open(number)
+        with raising_on_sigterm(), job.open(number) as study:
             work(job, study, job.recipe.data.load_part(train=True))
     except KeyboardInterrupt:
         sys.exit(130)

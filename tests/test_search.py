@@ -405,7 +405,7 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
     folder = tmp_path / "run"
     run = [sys.executable, "-m", "nnkit", *GRID, "--out", str(folder), "--heartbeat", "1", "--workers", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([*run, "--set", "training.epochs=100"], env=ENVIRONMENT, **pipes)
+    process = subprocess.Popen([*run, "--set", "training.epochs=30"], env=ENVIRONMENT, **pipes)
     deadline = time.monotonic() + 60
     while not epochs_in(folder / "study.db"):
         assert process.poll() is None

@@ -278,10 +278,12 @@ def run_workers(job: Job, count: int, tell: Callable[[], object], say: Callable[
     try:
         for worker in workers:
             worker.start()
-        alive = dict(enumerate(workers, 1))
+        alive, told = dict(enumerate(workers, 1)), time.monotonic()
         while alive:
             time.sleep(0.1)
-            tell()
+            if time.monotonic() - told > _POLL:
+                tell()
+                told = time.monotonic()
             while errors.poll():
                 failures.append(errors.recv())
             for number, worker in list(alive.items()):

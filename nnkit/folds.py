@@ -227,7 +227,7 @@ def cross_validate(
     on_fold : callable, optional
         Called with each Fold as soon as it is there.
     progress : bool, optional
-        Show a bar for each training; by default only if stderr is a terminal.
+        Show bars; by default only if stderr is a terminal.
 
     Returns
     -------
@@ -282,7 +282,9 @@ def cross_validate(
             history = solver.train()
         except TrainingInterrupted as interrupt:
             raise TrainingInterrupted(f"interrupted in fold {number} of {len(splits)}", interrupt.signum) from None
-        evaluation = runs.evaluate_model(solver.model, data[mask], solver.normalize, "held out")
+        evaluation = runs.evaluate_model(
+            solver.model, data[mask], solver.normalize, None if progress is False else "held out"
+        )
         folds.append(Fold(number, seed, np.flatnonzero(mask), history, evaluation))
         if on_fold is not None:
             on_fold(folds[-1])

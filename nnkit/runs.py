@@ -338,7 +338,7 @@ def make_solver(recipe: Recipe, training: Dataset, validation: Dataset, **option
 
 
 def evaluate_model(
-    model: Model, dataset: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None, label: str = "test"
+    model: Model, dataset: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None, label: str | None = "test"
 ) -> Evaluation:
     """Run a model over a data set; on a terminal, a bar tells how far it is.
 
@@ -348,8 +348,8 @@ def evaluate_model(
     dataset : Dataset
     normalize : pair of array_like of shape (C,), or None
         Mean and standard deviation, as in training.
-    label : str, default "test"
-        What the bar calls the images.
+    label : str, optional
+        What the bar calls the images; None for no bar. "test" by default.
 
     Returns
     -------
@@ -359,7 +359,9 @@ def evaluate_model(
 
     look = {"desc": label, "unit": " images", "unit_scale": True, "dynamic_ncols": True, "leave": False}
     parts = []
-    with tqdm(total=len(dataset), disable=None, **look) as bar:  # None: where stderr is no terminal
+    with tqdm(
+        total=len(dataset), disable=True if label is None else None, **look
+    ) as bar:  # None: where stderr is no terminal
         for x, _ in data.batches(dataset, 250, normalize=normalize):
             parts.append(model.predict_proba(x))
             bar.update(len(x))

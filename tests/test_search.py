@@ -431,6 +431,19 @@ def test_a_search_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
     goes_on(folder)
 
 
+def test_a_database_that_fails_is_one_line(tmp_path, capsys):
+    def break_it(line):
+        if line.startswith("trial "):
+            with contextlib.closing(sqlite3.connect(tmp_path / "run" / "study.db")) as connection:
+                connection.execute("DROP TABLE trials")
+
+    recipe = with_space('"optimizer.lr" = {low = 1e-3, high = 1e-2}')
+    with pytest.raises(
+        ConnectionError, match=r"^the study's database has failed: no such table: trials; --resume goes on$"
+    ):
+        search(recipe, tmp_path / "run", say=break_it)
+
+
 # Pictures
 
 

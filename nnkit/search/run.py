@@ -98,7 +98,7 @@ def search(
     data = recipe.data.load_part(True, download)
     _check_split(recipe, data)
     name = recipe.name if study is None else study
-    with _optuna_is_quiet(), contextlib.ExitStack() as stack:
+    with _optuna_is_quiet(), studies.clear_errors(), contextlib.ExitStack() as stack:
         if storage is None:
             folder = _make_folder(folder, recipe)
             job = worker.Job(recipe, f"sqlite:///{folder.resolve() / DATABASE}", name, heartbeat)

@@ -99,9 +99,7 @@ def storage(url: str, heartbeat: int) -> Iterator[Any]:
     except (ImportError, sqlalchemy.exc.NoSuchModuleError):
         raise UsageError(f"--storage {shown}: no driver for {parsed.drivername} is installed") from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error if hasattr(error, "orig") else error.__cause__
-        reason = getattr(cause, "orig", None) or cause or error
-        raise ConnectionError(f"--storage {shown}: {str(reason).splitlines()[0]}") from None
+        raise ConnectionError(f"--storage {shown}: {_reason(error)}") from None
     if is_sqlite:
         _lock_whole_transactions(opened.engine)
     try:
@@ -109,6 +107,23 @@ def storage(url: str, heartbeat: int) -> Iterator[Any]:
     finally:
         opened.remove_session()
         opened.engine.dispose()
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Say in one line that the database has failed, be it gone, full, or damaged."""
+    optuna = import_optuna()
+    import sqlalchemy
+
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise ConnectionError(f"the study's database has failed: {_reason(error)}; --resume goes on") from None
+
+
+def _reason(error: Exception) -> str:
+    cause = error if hasattr(error, "orig") else error.__cause__
+    return str(getattr(cause, "orig", None) or cause or error).splitlines()[0]
 
 
 def _lock_whole_transactions(engine: Any) -> None:

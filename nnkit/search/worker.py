@@ -21,7 +21,7 @@ from nnkit.folds import CrossValidation, cross_validate
 from nnkit.recipes import Recipe
 from nnkit.search import study as studies
 from nnkit.search.space import Space
-from nnkit.signals import Interrupted, raising_on_sigterm
+from nnkit.signals import Interrupted, Interruption, raising_on_sigterm
 
 _POLL = 1.0  # seconds between two looks at what the other workers do
 
@@ -114,6 +114,7 @@ def judge(
         seeds=range(recipe.seed, recipe.seed + search.repeats),
         subset=search.subset,
         on_epoch=on_epoch,
+        progress=False if multiprocessing.parent_process() else None,  # bars of several workers would be a muddle
     )
 
 
@@ -164,7 +165,8 @@ def _run_one(study: Any, objective: "_Objective") -> None:
         if objective.number is not None:
             trial = study.trials[objective.number]
             if trial.state == optuna.trial.TrialState.FAIL:
-                studies.put_back(study, trial)
+                with Interruption().listening():  # a second Ctrl-C shall not lose the trial
+                    studies.put_back(study, trial)
         raise
 
 
@@ -315,7 +317,7 @@ def _worker(job: Job, number: int, threads: int, errors: Connection) -> None:
     quiet()
     set_num_threads(threads)
     try:
-        with raising_on_sigterm(), job.open(number) as study:
+        with raising_on_sigterm(), studies.clear_errors(), job.open(number) as study:
             work(job, study, job.recipe.data.load_part(train=True))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""The command line: `nnkit train`, `evaluate`, `predict`, `export`, `recipes`, `info`.
+"""The command line: `nnkit train`, `search`, `evaluate`, `predict`, `export`, `recipes`, `info`.
 
 Exit status: 0 on success, 2 on wrong use, 1 on failure, 130 or 143 when interrupted by Ctrl-C or SIGTERM. An error is
 one line on stderr; `--debug` shows the traceback. `mpiexec -n N nnkit train` is one training, of which one process
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import nnkit
-from nnkit import distributed, metrics, recipes, runs
+from nnkit import cli_search, distributed, folds, metrics, recipes, runs
 from nnkit._ext import set_num_threads
 from nnkit.callbacks import print_epoch
 from nnkit.data import cifar
@@ -95,11 +95,39 @@ def _fail_together(ranks: Communicator | None, message: str, status: int) -> int
 
 
 def _train(options: argparse.Namespace) -> None:
+    if options.folds is None and (options.repeats is not None or options.subset is not None):
+        raise UsageError("--repeats and --subset belong to --folds, which is not given")
     # With --json, stdout is for the answer alone.
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
-        figures, data_dir = _train_and_tell(options)
+        if options.folds is not None:
+            figures, after = _train_folds(options)
+        else:
+            figures, data_dir = _train_and_tell(options)
+            after = _what_next(figures, data_dir)
     if options.ranks.rank == 0:
-        print(json.dumps(figures) if options.json else _what_next(figures, data_dir))
+        print(json.dumps(figures) if options.json else after)
+
+
+def _train_folds(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Return the figures of a cross-validation, and where they lie."""
+    if options.resume is not None:
+        raise UsageError("--resume continues a single training; a cross-validation (--folds) begins anew")
+    if options.ranks.size > 1:
+        raise UsageError(f"--folds trains in one process, and mpiexec started {options.ranks.size}")
+    _set_threads(options)
+    recipe = recipes.load("quickstart" if options.recipe is None else options.recipe, _overrides(options))
+    _say(f"recipe  {recipe.name}{': ' * bool(recipe.description)}{recipe.description}")
+    figures = folds.train_folds(
+        recipe,
+        Path(options.out) if options.out else None,
+        k=options.folds,
+        repeats=1 if options.repeats is None else options.repeats,
+        subset=options.subset,
+        download=options.download,
+        say=_say,
+    )
+    run = shlex.quote(figures["run"])
+    return figures, f"look at  {run}/{folds.CURVES} and {run}/{folds.MATRIX}"
 
 
 def _train_and_tell(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
@@ -193,6 +221,16 @@ def _what_next(figures: dict[str, Any], data_dir: str | None) -> str:
         brief = " --epochs 1" if following == names[-1] else ""  # the last one takes hours
         lines.append(f"  nnkit train {following}{where}{brief}{'' if is_there else ' --download'}")
     return "\n".join(lines)
+
+
+def _search(options: argparse.Namespace) -> None:
+    cli_search.run(options, _overrides(options), _refit, _say)
+
+
+def _refit(recipe: recipes.Recipe, folder: Path) -> dict[str, Any]:
+    figures = runs.train(recipe, folder, callbacks=[_print_epoch_above_the_bar], say=_say)
+    _say(f"test accuracy {figures['test_accuracy']:.2%} on {figures['test_images']:,} images")
+    return figures
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -310,7 +348,13 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", nargs="?", const="", metavar="RUN", help="continue a run; without a value, the newest"
     )
     train.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
+    train.add_argument("--folds", type=int, metavar="K", help="cross-validate: K trainings, a K-th held out in each")
+    train.add_argument("--repeats", type=int, metavar="N", help="repeat --folds with N seeds")
+    train.add_argument("--subset", type=int, metavar="N", help="with --folds, use only N of the training images")
     train.add_argument("--threads", type=int, metavar="N", help="threads of the kernels (default: one a core)")
+
+    search = command("search", _search, "search a recipe's settings: cross-validated trials, drawn by Optuna")
+    cli_search.add_arguments(search)
 
     evaluate = command("evaluate", _evaluate, "measure a run's best weights on the test set")
     evaluate.add_argument("run", metavar="RUN")
@@ -332,6 +376,6 @@ def _parser() -> argparse.ArgumentParser:
     info = command("info", _info, "versions, kernels and why these, threads, processor, data")
     info.add_argument("--data", metavar="DIR", help="folder of the data to look into")
 
-    for sub in (train, evaluate, predict, export, listing, info):
+    for sub in (train, search, evaluate, predict, export, listing, info):
         sub.add_argument("--json", action="store_true", help="print the answer as JSON")
     return parser

@@ -272,12 +272,27 @@ def _where(solver: Solver) -> str:
     return f"after step {solver.step:,}, in epoch {solver.epoch + 1} of {solver.epochs}"
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
+def check_writable(folder: Path) -> None:
+    """Make sure that a folder can be written to, or made.
+
+    Parameters
+    ----------
+    folder : path
+
+    Raises
+    ------
+    OSError
+        It is a file, or there is no permission.
+    """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is a file, expected a folder", str(there))
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "no permission to write into this folder", str(there))
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    check_writable(folder)
     has_begun = (folder / STATE).exists() or (folder / MODEL).exists()
     if has_begun and not resume:
         raise UsageError(f"{folder} already holds a run; continue it with --resume {folder}, or give another --out")
@@ -334,7 +349,9 @@ def make_solver(recipe: Recipe, training: Dataset, validation: Dataset, **option
     )
 
 
-def evaluate_model(model: Model, dataset: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None) -> Evaluation:
+def evaluate_model(
+    model: Model, dataset: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None, label: str | None = "test"
+) -> Evaluation:
     """Run a model over a data set; on a terminal, a bar tells how far it is.
 
     Parameters
@@ -343,6 +360,8 @@ def evaluate_model(model: Model, dataset: Dataset, normalize: tuple[ArrayLike, A
     dataset : Dataset
     normalize : pair of array_like of shape (C,), or None
         Mean and standard deviation, as in training.
+    label : str, optional
+        What the bar calls the images; None for no bar. "test" by default.
 
     Returns
     -------
@@ -350,9 +369,11 @@ def evaluate_model(model: Model, dataset: Dataset, normalize: tuple[ArrayLike, A
     """
     from tqdm import tqdm
 
-    look = {"desc": "test", "unit": " images", "unit_scale": True, "dynamic_ncols": True, "leave": False}
+    look = {"desc": label, "unit": " images", "unit_scale": True, "dynamic_ncols": True, "leave": False}
     parts = []
-    with tqdm(total=len(dataset), disable=None, **look) as bar:  # None: where stderr is no terminal
+    with tqdm(
+        total=len(dataset), disable=True if label is None else None, **look
+    ) as bar:  # None: where stderr is no terminal
         for x, _ in data.batches(dataset, 250, normalize=normalize):
             parts.append(model.predict_proba(x))
             bar.update(len(x))

@@ -41,7 +41,7 @@ def training_curves(history: Any) -> "Figure":
     'Best validation accuracy 45.0% in epoch 2'
     """
     names = ("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
-    epochs, *curves = (_finite(history[name]) for name in names)
+    epochs, *curves = (finite(history[name]) for name in names)
     if not epochs.size:
         raise ValueError("history: expected at least one epoch, got none")
     panels = [("Loss", "{:.3g}", curves[0], curves[1])]
@@ -58,7 +58,8 @@ def training_curves(history: Any) -> "Figure":
     return figure
 
 
-def _finite(values: Sequence[float | None]) -> np.ndarray:
+def finite(values: Sequence[float | None]) -> np.ndarray:
+    """Return the values as float64, NaN in place of None and infinities."""
     array = np.array([math.nan if value is None else value for value in values], np.float64)
     array[~np.isfinite(array)] = math.nan
     return array

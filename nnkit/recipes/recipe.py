@@ -137,6 +137,26 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
+class SearchSettings:
+    """Section `[search]`: what `nnkit search` tries, and how it judges it; see `nnkit.search`.
+
+    `space` maps keys of the recipe to what may stand there. A trial's score is the mean validation accuracy over
+    `folds`, `repeats` times, or, with `holdout`, on the one validation part that `nnkit train` would hold out. To save
+    time, trials may be trained on a `subset` of so many images, and for fewer `epochs` than the recipe is.
+    """
+
+    space: dict[str, Any] = field(default_factory=dict)
+    trials: int = 20
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    pruner: Literal["median", "asha", "hyperband", "none"] = "median"
+    folds: int = 3
+    repeats: int = 1
+    holdout: bool = False
+    subset: int | None = None
+    epochs: int | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that a training run is made from, checked.
 
@@ -158,6 +178,7 @@ class Recipe:
     optimizer: dict[str, Any]
     schedule: dict[str, Any] | None = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    search: SearchSettings | None = None
     description: str = ""
     seed: int = 0
 

@@ -11,7 +11,8 @@ def dumps(settings: Mapping[str, Any]) -> str:
     Parameters
     ----------
     settings : dict
-        Strings, numbers, booleans, lists of them, and tables; a table inside a table is written inline.
+        Strings, numbers, booleans, lists of them, and tables; a table inside a table is written inline, unless it holds
+        tables only, and is a section of its own.
 
     Returns
     -------
@@ -26,13 +27,22 @@ def dumps(settings: Mapping[str, Any]) -> str:
     classes = ["cat", "dog"]
     augment = { flip = true }
     """
-    plain = [f"{_key(key)} = {dumps_value(value)}" for key, value in settings.items() if not isinstance(value, Mapping)]
-    sections = [
-        "\n".join([f"[{_key(name)}]", *(f"{_key(key)} = {dumps_value(value)}" for key, value in table.items())])
-        for name, table in settings.items()
-        if isinstance(table, Mapping)
-    ]
-    return "\n\n".join(["\n".join(plain), *sections]) + "\n"
+    sections = [_lines({key: value for key, value in settings.items() if not isinstance(value, Mapping)})]
+    for name, table in settings.items():
+        if isinstance(table, Mapping):
+            inner = {key: value for key, value in table.items() if _holds_tables(value)}
+            outer = {key: value for key, value in table.items() if key not in inner}
+            sections.append("\n".join(filter(None, [f"[{_key(name)}]", _lines(outer)])))
+            sections += [f"[{_key(name)}.{_key(key)}]\n{_lines(value)}" for key, value in inner.items()]
+    return "\n\n".join(sections) + "\n"
+
+
+def _lines(table: Mapping[str, Any]) -> str:
+    return "\n".join(f"{_key(key)} = {dumps_value(value)}" for key, value in table.items())
+
+
+def _holds_tables(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(item, Mapping) for item in value.values())
 
 
 def dumps_value(value: Any) -> str:

@@ -237,6 +237,77 @@ def test_conv2d(kernels, dtype, threads, window, rng):
     )
 
 
+# First layers, as WINDOWS, with kernels so large that leaving out zeros pays. Rows of 1 to 18 vectors, several tiles.
+FIRST_LAYERS = [
+    (3, 32, 32, 3, 32, (7, 7), (1, 1), (3, 3)),
+    (2, 37, 35, 3, 17, (7, 7), (1, 1), (3, 3)),  # two bands each, the last vector of channels overlaps
+    (2, 30, 31, 1, 65, (11, 9), (1, 2), (2, 0)),  # more channels than are listed at once
+    (5, 19, 8, 2, 3, (9, 8), (2, 1), (0, 7)),  # fewer channels than a vector has
+    (2, 26, 50, 4, 9, (5, 17), (3, 2), (4, 3)),
+    (1, 12, 1100, 1, 24, (12, 6), (1, 1), (0, 5)),  # rows longer than a band
+    (1, 9, 9, 3, 40, (9, 7), (1, 1), (0, 0)),  # three pixels
+]
+
+
+def with_zeros(rng, shape, dtype, density):
+    x = normal(rng, shape, dtype)
+    x[rng.random(shape) >= density] = 0
+    return x
+
+
+@needs_compiled
+@pytest.mark.parametrize("window", FIRST_LAYERS, ids=str)
+@pytest.mark.parametrize("density", [0, 0.02, 0.1, 0.3])
+def test_weight_gradient_of_a_first_layer_behind_zeros(kernels, dtype, window, density, rng):
+    x_shape, out_shape, weight_shape = window_shapes(window)
+    x, dout = normal(rng, x_shape, dtype), with_zeros(rng, out_shape, dtype, density)
+    outputs = [np.empty(weight_shape, dtype), np.empty(window[4], dtype)]
+    before, found = _ext.get_num_threads(), []
+    for count in (1, 2, 3):
+        _ext.set_num_threads(count)
+        pairs = both(kernels, "conv2d_backward_weight", [x, dout], outputs, *window[-2:])
+        for pair in pairs:
+            agree(*pair, dtype)
+        found.append([ours.tobytes() for ours, _ in pairs])
+    _ext.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+    without_bias = np.full_like(outputs[0], np.nan)
+    kernels.conv2d_backward_weight(x, dout, without_bias, None, *window[-2:])
+    assert without_bias.tobytes() == found[0][0]
+
+
+@needs_compiled
+def test_weight_gradient_leaves_out_what_meets_zeros(kernels, dtype, rng):
+    """Not a number times zero is not a number, unless it is left out: so it shows which way was taken."""
+    window = FIRST_LAYERS[0]
+    x_shape, out_shape, weight_shape = window_shapes(window)
+    x, dweight, dbias = np.full(x_shape, np.nan, dtype), np.empty(weight_shape, dtype), np.empty(window[4], dtype)
+    for density in (0, 1):
+        dout = with_zeros(rng, out_shape, dtype, density)
+        kernels.conv2d_backward_weight(x, dout, dweight, dbias, *window[-2:])
+        assert np.isnan(dweight).all() if density else not dweight.any()
+    dout = with_zeros(rng, out_shape, dtype, 0.02)
+    dout[1, 5, 6, 7] = np.nan
+    kernels.conv2d_backward_weight(np.ones_like(x), dout, dweight, dbias, *window[-2:])
+    assert np.isnan(dweight[7]).any()
+    assert np.isfinite(np.delete(dweight, 7, axis=0)).all()
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(dbias)), 7)
+
+
+@needs_compiled
+@pytest.mark.parametrize("density", [0.05, 0.25])
+def test_weight_gradient_behind_zeros_is_accurate(kernels, density, rng):
+    """Long sums, of one sign, over many bands: no digits are lost."""
+    x = np.abs(normal(rng, (48, 32, 32, 3), np.float32))
+    dout = np.abs(with_zeros(rng, (48, 32, 32, 16), np.float32, density))
+    expected, expected_bias = np.empty((16, 3, 7, 7)), np.empty(16)
+    reference.conv2d_backward_weight(x.astype(float), dout.astype(float), expected, expected_bias, (1, 1), (3, 3))
+    dweight, dbias = np.empty_like(expected, np.float32), np.empty_like(expected_bias, np.float32)
+    kernels.conv2d_backward_weight(x, dout, dweight, dbias, (1, 1), (3, 3))
+    np.testing.assert_allclose(dweight, expected, rtol=2e-6)
+    np.testing.assert_allclose(dbias, expected_bias, rtol=1e-6)
+
+
 # The largest error against float64, as a share of the largest number and in units of the type's rounding error.
 WINOGRAD_ERROR = {"winograd2": 20, "winograd4": 100}
 WINOGRAD_CHANNELS = [(1, 1), (3, 17), (17, 3), (24, 33), (33, 24), (8, 70)]

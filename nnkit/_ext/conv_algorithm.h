@@ -71,7 +71,8 @@ KERNEL int FN(conv2d_backward_weight)(const nnkit_window *w, int algorithm, cons
     }
     algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_BACKWARD_WEIGHT);
     if (algorithm == NNKIT_DIRECT)
-        return FN(is_first_layer)(w) ? FN(convolve_first_layer_weight)(w, x, dout, dweight, dbias)
-                                 : FN(convolve_weight)(w, x, dout, dweight, dbias);
+        return !FN(is_first_layer)(w)               ? FN(convolve_weight)(w, x, dout, dweight, dbias)
+               : FN(sparse_gradient_pays)(w, dout) ? FN(convolve_first_layer_sparse)(w, x, dout, dweight, dbias)
+                                                   : FN(convolve_first_layer_weight)(w, x, dout, dweight, dbias);
     return FN(convolve_winograd_weight)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, dout, dweight, dbias);
 }

@@ -63,8 +63,7 @@ class _Chunk:
         index = self.blocks.index(run[0])
         start = _bytes(self.blocks[:index])
         self.blocks[index : index + len(run)] = self._blocks(start, capacity, _bytes(run) - capacity)
-        for block in run:
-            _by_size[block.array.size].remove(block)
+        _forget(run)
         return self.blocks[index]
 
     def _blocks(self, start: int, *sizes: int) -> list[_Block]:
@@ -221,5 +220,12 @@ def _last_use(chunk: _Chunk) -> int:
 def _drop(chunks: list[_Chunk]) -> None:
     for chunk in chunks:
         _chunks.remove(chunk)
-        for block in chunk.blocks:
-            _by_size[block.array.size].remove(block)
+        _forget(chunk.blocks)
+
+
+def _forget(blocks: Iterable[_Block]) -> None:
+    for block in blocks:
+        same = _by_size[block.array.size]
+        same.remove(block)
+        if not same:
+            del _by_size[block.array.size]

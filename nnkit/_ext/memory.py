@@ -131,7 +131,7 @@ def aligned(size: int, dtype: DTypeLike) -> np.ndarray:
 def clear() -> None:
     """Give the pool's unused memory and this thread's scratch memory back to the system.
 
-    What is still in use is freed when its holder lets go.
+    What is still in use is freed when its holder lets go; until then it keeps the whole piece that it was cut from.
     """
     with _lock:
         _chunks.clear()

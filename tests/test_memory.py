@@ -1,4 +1,5 @@
 import gc
+import itertools
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from nnkit._ext import compiled, memory
 from nnkit.layers import BatchNorm, Conv2d, CrossEntropyLoss, Dropout, Flatten, Linear, MaxPool2d, ReLU
-from nnkit.models import Residual, Sequential
+from nnkit.models import Residual, Sequential, resnet18
 from nnkit.optim import Adam
 
 LARGE = (64, 1000)
@@ -91,6 +92,96 @@ def test_what_is_held_is_never_handed_out():
 def test_nearly_equal_sizes_share_a_buffer():
     first = address(memory.empty((64, 1000)))
     assert address(memory.empty((64, 1001))) == first
+
+
+def bytes_in_use():
+    return sum(block.array.size for chunk in memory._chunks for block in chunk.blocks if not block.is_free())
+
+
+def test_a_free_block_is_cut_and_its_parts_become_one_again(monkeypatch):
+    monkeypatch.setattr(memory, "_SPARE", 0)
+    whole = address(memory.empty((4, *LARGE)))
+    for _ in range(3):
+        parts = [memory.empty(LARGE) for _ in range(4)]
+        places = sorted(map(address, parts))
+        assert places[0] == whole
+        assert all(b - a >= parts[0].nbytes for a, b in itertools.pairwise(places))
+        assert places[-1] + parts[0].nbytes <= whole + memory.pooled_bytes()
+        del parts[1]
+        assert address(memory.empty(LARGE)) in places
+        parts.clear()
+        held = memory.pooled_bytes()
+        assert address(memory.empty((4, *LARGE))) == whole
+        assert memory.pooled_bytes() == held
+
+
+def test_the_smallest_piece_that_is_large_enough_is_cut(monkeypatch):
+    monkeypatch.setattr(memory, "_SPARE", 0)
+    pieces = [memory.empty((count, *LARGE)) for count in (8, 3, 5)]
+    middle = address(pieces[1])
+    pieces.clear()
+    assert address(memory.empty((2, *LARGE))) == middle
+
+
+def test_a_little_idle_memory_is_left_as_it_is():
+    small, large = memory.empty(LARGE), memory.empty((2, *LARGE))
+    place = address(large)
+    del small, large
+    assert [address(memory.empty((2, *LARGE))) for _ in range(2)] == [place] * 2
+    held = memory.pooled_bytes()
+    memory.empty((4, *LARGE))
+    assert memory.pooled_bytes() >= held + 4 * 256_000  # neither given back nor put together
+
+
+def test_idle_memory_is_given_back_before_more_is_asked_for():
+    held = memory.empty((1000, 1000))
+    held[...] = 7
+    idle = [memory.empty((1000, 1000)) for _ in range(9)]
+    del idle
+    memory.empty((9, 1000, 1000))
+    assert memory.pooled_bytes() < 11 * held.nbytes
+    assert (held == 7).all()
+
+
+def test_cut_blocks_never_overlap(monkeypatch, rng):
+    monkeypatch.setattr(memory, "_SPARE", 1 << 18)
+    held = []
+    for mark in range(3000):
+        array = memory.empty(int(rng.integers(5_000, 200_000)))
+        array[...] = mark
+        held.append((mark, array[:: int(rng.integers(1, 9))]))
+        del array
+        while len(held) > rng.integers(20):
+            mark, view = held.pop(int(rng.integers(len(held))))
+            assert (view == mark).all()
+    assert all(sum(block.array.size for block in chunk.blocks) == len(chunk.memory) for chunk in memory._chunks)
+    assert sum(map(len, memory._by_size.values())) == sum(len(chunk.blocks) for chunk in memory._chunks)
+
+
+def test_a_step_holds_little_more_than_it_uses_and_asks_for_nothing_new(monkeypatch):
+    monkeypatch.setattr(memory, "_SPARE", 1 << 17)
+    used, pooled, empty = [], [], memory.empty
+
+    def watched(*args):
+        array = empty(*args)
+        used.append(bytes_in_use())
+        pooled.append(memory.pooled_bytes())
+        return array
+
+    monkeypatch.setattr(memory, "empty", watched)
+    model = resnet18(10, widths=(8, 16, 32, 64))
+    model.build((3, 32, 32))
+    x = np.random.default_rng(0).standard_normal((8, 3, 32, 32), np.float32)
+
+    def step():
+        model.backward(np.ones_like(model.forward(x, training=True)), input_gradient=False)
+
+    step()
+    step()
+    assert max(pooled) < 1.1 * max(used)  # 1.3 with blocks that keep their sizes
+    chunks = list(memory._chunks)
+    step()
+    assert memory._chunks == chunks
 
 
 def test_clear_leaves_what_is_held_alone():

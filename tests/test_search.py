@@ -363,6 +363,47 @@ def test_trials_that_are_run_again_keep_their_place():
     assert len(study.trials) == 7  # settings that killed three workers are not tried by a fourth
 
 
+def test_two_workers_that_begin_the_last_trial_at_once(tmp_path):
+    recipe = with_space('"optimizer.lr" = {low = 1e-3, high = 1e-2}', settings=["search.trials=1"])
+    job = worker.Job(recipe, f"sqlite:///{tmp_path}/study.db", "s", heartbeat=1)
+    with job.open() as study:
+        study.add_trial(optuna.create_trial(value=0.5))
+        worker._run_one(study, worker._Objective(job, recipe.data.load_part(train=True)))
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL"]
+        assert study.trials[1].user_attrs["error"].startswith("one more than 1 trials")
+        worker.work(job, study, recipe.data.load_part(train=True))
+        assert len(study.trials) == 2
+
+
+@pytest.mark.parametrize("name", ["median", "asha", "hyperband", "none"])
+def test_pruners_stop_what_is_worse(name):
+    study = optuna.create_study(direction="maximize", pruner=studies.make_pruner(name, steps=9))
+    quality = [0.9, 0.8, 0.7, 0.6, 0.5, *[0.1] * 25]
+
+    def objective(trial):
+        for step in range(1, 10):
+            trial.report(quality[trial.number] * step / 9, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return quality[trial.number]
+
+    study.optimize(objective, n_trials=len(quality))
+    pruned = [trial.number for trial in study.trials if trial.state.name == "PRUNED"]
+    assert 0 not in pruned
+    assert (len(pruned) > 10) is (name != "none")
+
+
+def test_samplers_draw_by_their_seed():
+    def draws(sampler):
+        study = optuna.create_study(sampler=sampler)
+        return [study.ask().suggest_float("x", 0, 1) for _ in range(3)]
+
+    for name in ("tpe", "random"):
+        first, again, other = (draws(studies.make_sampler(name, seed, ())) for seed in (1, 1, 2))
+        assert first == again
+        assert first != other
+
+
 def test_a_trial_left_behind_is_run_again(tmp_path):
     """A worker was killed before its trial's first heartbeat."""
     recipe = with_space('"optimizer.lr" = {choices = [1e-3, 2e-3, 4e-3]}', settings=["search.sampler=grid"])

@@ -191,7 +191,7 @@ def _announce(recipe: Recipe, folder: Path, study: Any, say: Callable[[str], obj
     assert settings is not None
     parts = "the held-out part" if settings.holdout else f"{settings.folds * settings.repeats} folds"
     images = "" if settings.subset is None else f" of {settings.subset:,} images"
-    images += "" if settings.epochs is None else f", {settings.epochs} epochs each"
+    images += "" if settings.epochs is None else f", {settings.epochs} epoch{'s' * (settings.epochs > 1)} each"
     dimensions = ", ".join(dimension.name for dimension in Space(recipe).dimensions)
     say(f"space   {dimensions}")
     say(f"search  {settings.trials} trials on {parts}{images}; sampler {settings.sampler}, pruner {settings.pruner}")

@@ -112,15 +112,15 @@ def test_every_section_has_its_place_and_links_its_figure():
 
 
 def test_a_section_gets_its_table_and_the_link_to_its_figure(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
     monkeypatch.syspath_prepend(FOLDER)
     charts = importlib.import_module("charts")
-    monkeypatch.setattr(charts, "PAGE", tmp_path / "page.md")
-    charts.PAGE.write_text("before\n<!-- kernels -->\nold\n<!-- /kernels -->\nafter\n")
-    charts.write_section("kernels", ["| new |"], "Dots")
+    page.write_text("before\n<!-- kernels -->\nold\n<!-- /kernels -->\nafter\n")
+    charts.write_section("kernels", ["| new |"], "Dots", page)
     section = "<!-- kernels -->\n![Dots](images/kernels.png)\n\n| new |\n<!-- /kernels -->"
-    assert charts.PAGE.read_text() == f"before\n{section}\nafter\n"
+    assert page.read_text() == f"before\n{section}\nafter\n"
     with pytest.raises(SystemExit, match="scaling"):
-        charts.write_section("scaling", ["| new |"], "Lines")
+        charts.write_section("scaling", ["| new |"], "Lines", page)
 
 
 @pytest.mark.skipif(not find_spec("sklearn"), reason="scikit-learn is not installed")

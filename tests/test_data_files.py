@@ -351,7 +351,7 @@ def test_idx_files_that_are_wrong(tmp_path, images, labels, message, zipped):
         data.load("mnist", tmp_path, verify=False)
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(bytes(5000))[:20]])
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(bytes(5000), mtime=0)[:20]])
 def test_idx_files_whose_compression_is_damaged(tmp_path, content):
     for name in ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"):
         (tmp_path / name).write_bytes(content)

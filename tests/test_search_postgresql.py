@@ -23,9 +23,9 @@ pytest.importorskip("optuna")
 pytest.importorskip("sklearn")
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(nnkit.__file__).parents[1]), "NNKIT_NUM_THREADS": "1"}
-TRIALS = 5
+TRIALS = 6
 COMMAND = [
-    "search", "quickstart", "--trials", str(TRIALS), "--folds", "2", "--epochs", "10", "--sampler", "random",
+    "search", "quickstart", "--trials", str(TRIALS), "--folds", "2", "--epochs", "14", "--sampler", "random",
     "--pruner", "none", "--heartbeat", "2", "--space", "optimizer.lr={low=1e-4, high=1e-1, log=true}",
     "--set", "data.train_count=300", "--set", "model.widths=[8]", "--set", "training.batch_size=20",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from nnkit.recipes import Recipe
 
 PATIENCE = 3  # heartbeats that may fail to come before a trial is taken for dead
 _MOST_ATTEMPTS = 3  # at settings that kill their worker, by taking all the memory, say
+_MOST_CONFLICTS = 20  # when tables are made
 _IDENTITY = "nnkit recipe"  # user attribute of a study
 _RETRY_OF, _ATTEMPT = "retry of", "attempt"  # user attributes of a trial
 
@@ -88,14 +89,16 @@ def storage(url: str, heartbeat: int) -> Iterator[Any]:
             )
 
     try:
-        try:
-            opened = connect()
-        except sqlalchemy.exc.DBAPIError as error:
-            if "exist" not in str(error):
-                raise
-            # Several workers found an empty database, and made its tables at once: all but one are told off.
-            time.sleep(2)
-            opened = connect()
+        for attempt in range(_MOST_CONFLICTS + 1):
+            try:
+                opened = connect()
+                break
+            except sqlalchemy.exc.DBAPIError as error:
+                # Several workers found an empty database, and made its tables at once: all but one are told off.
+                conflict = isinstance(error, sqlalchemy.exc.IntegrityError) or "already exists" in str(error)
+                if not conflict or attempt == _MOST_CONFLICTS:
+                    raise
+                time.sleep(0.25)
     except (ImportError, sqlalchemy.exc.NoSuchModuleError):
         raise UsageError(f"--storage {shown}: no driver for {parsed.drivername} is installed") from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:

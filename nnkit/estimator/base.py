@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from nnkit._ext import sharing_threads
 from nnkit.callbacks import StopTraining, print_epoch
 from nnkit.data import Dataset
-from nnkit.errors import UsageError, did_you_mean, whole_number
+from nnkit.errors import DivergenceError, UsageError, did_you_mean, whole_number
 from nnkit.estimator.course import Adaptive, Improvement, InverseScaling, ScaledLoss
 from nnkit.estimator.lbfgs import minimize
 from nnkit.estimator.network import checked_image_shape, decayed_names, make_network, model_of
@@ -125,7 +125,12 @@ class NNEstimator(BaseEstimator):
                 raise StopTraining
 
         solver.callbacks = [*([print_epoch] if self.verbose > 1 else []), *(self.callbacks or ()), end_of_epoch]
-        solver.train()
+        try:
+            solver.train()
+        except DivergenceError:  # whose hint is of settings that go by other names here
+            where = f"after step {solver.step} (epoch {solver.epoch + 1})"
+            hint = f"try a lower rate (learning_rate_init={self.learning_rate_init / 10:g}), or scale the samples"
+            raise DivergenceError(f"the loss or the weights became NaN or infinite {where}; {hint}") from None
         self.n_iter_, self._steps = solver.epoch, solver.step
         self._optimizer, self._schedule_state = solver.optimizer, solver.schedule.state_dict()
         self.t_ += len(samples.x) * (1 if partial else self.n_iter_)
@@ -307,9 +312,9 @@ class NNEstimator(BaseEstimator):
                 raise UsageError(f"{name}: expected True or False, got {getattr(self, name)!r}")
         if not isinstance(self.verbose, Integral | np.bool_):  # True and False are integers, too
             raise UsageError(f"verbose: expected True, False or a whole number, got {self.verbose!r}")
-        for callback in self.callbacks or ():
-            if not callable(callback):
-                raise UsageError(f"callbacks: expected functions that take the Solver, got {callback!r}")
+        callbacks = self.callbacks or ()
+        if not np.iterable(callbacks) or not all(map(callable, callbacks)):
+            raise UsageError(f"callbacks: expected a list of functions that take the Solver, got {callbacks!r}")
         if self.schedule is not None:
             if not isinstance(self.schedule, Schedule):
                 raise UsageError(f"schedule: expected one of nnkit.optim's schedules, got {self.schedule!r}")

@@ -283,7 +283,7 @@ def settings_of(solver: Solver) -> dict[str, Any]:
         "validation": None if solver.validation is None else _fingerprint(solver.validation),
         "model": model_to_config(solver.model),
         "dtype": str(solver.model.flat_params.dtype),
-        "loss": {"type": type(loss).__name__, **(loss.config() if hasattr(loss, "config") else {})},
+        "loss": {"type": type(loss).__name__, **loss.config()},
         "optimizer": solver.optimizer.config(),
         "schedule": solver.schedule.config(),
         "augment": None if solver.augment is None else asdict(solver.augment),

@@ -65,7 +65,7 @@ class Solver:
         Take the images in another order each epoch; if not, always in that of `data`.
     schedule : Schedule, default ConstantLR()
         Multiplies the optimizer's rate.
-    loss : layer of nnkit.layers.loss, default CrossEntropyLoss()
+    loss : nnkit.layers.Loss, default CrossEntropyLoss()
         For numbers to predict, a `TargetDataset`, one that compares numbers, such as MSELoss().
     augment : Augment, optional
         Random changes to the training images; validation images stay as they are.
@@ -145,7 +145,7 @@ class Solver:
         batch_size: int = 64,
         shuffle: bool = True,
         schedule: Schedule | None = None,
-        loss: Any = None,
+        loss: Loss | None = None,
         augment: Augment | None = None,
         normalize: str | tuple[ArrayLike, ArrayLike] = "standard",
         validation: float | int | Dataset | None = 0.1,
@@ -173,9 +173,10 @@ class Solver:
         # One that is used again shall not begin with what it remembers of this training.
         self.schedule = copy.deepcopy(_instance("schedule", ConstantLR() if schedule is None else schedule, Schedule))
         self.augment = None if augment is None else _instance("augment", augment, Augment)
-        self.loss = CrossEntropyLoss() if loss is None else loss
+        self.loss = _instance("loss", CrossEntropyLoss() if loss is None else loss, Loss)
         self.callbacks, self.progress = list(callbacks), progress
-        self.communicator, self.sync_bn = communicator or Communicator(), sync_bn
+        self.communicator = _instance("communicator", communicator or Communicator(), Communicator)
+        self.sync_bn = bool(sync_bn)
         self.shuffle, self.restore_best = bool(shuffle), bool(restore_best)
         self.ema = None if ema is None else ExponentialMovingAverage(ema)
         self._split_data(_instance("data", data, Dataset), validation)
@@ -378,7 +379,7 @@ class Solver:
         started = time.perf_counter()
         sums, val_loss, val_accuracy = self.sums, None, None
         self._require_finite_weights()
-        self.communicator.require_same(self.model.flat_params, "weights: what this rank has")
+        self.communicator.require_same(self.model.flat_params, "weights")
         self._average_statistics()
         with self._averaged_weights():
             if self.validation is not None:
@@ -456,8 +457,6 @@ class Solver:
         if self.batch_size < 2 * ranks.size:
             wanted = f"at least 2 images for each of {ranks.size} ranks"
             raise UsageError(f"batch_size: expected {wanted}, got {self.batch_size}")
-        if not isinstance(self.loss, Loss):
-            raise UsageError(f"loss: several ranks need an nnkit.layers.Loss, got a {type(self.loss).__name__}")
         require_same_on_all(self)
         for array in (self.model.flat_params, *self.model.named_buffers().values()):
             ranks.broadcast_array(array)

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -129,7 +130,7 @@ class Communicator:
         ----------
         array : ndarray, contiguous
         what : str
-            How the message calls it.
+            How the message calls its numbers.
 
         Raises
         ------
@@ -236,7 +237,7 @@ class MPICommunicator(Communicator):
         own = zlib.crc32(array.data)
         if self.from_first(lambda: own) != own:
             hint = "do all machines have the same versions of nnkit and NumPy, and the same kind of processor?"
-            raise DivergenceError(f"{what} is not the same as on rank 0: {hint}")
+            raise DivergenceError(f"the {what} of rank {self.rank} are not those of rank 0: {hint}")
 
     def all_failed(self) -> bool:
         """Tell others that this rank gave up, and wait a moment; return whether every one of them did."""
@@ -345,7 +346,9 @@ def connect() -> Communicator:
         return Communicator()
     started = f"started as one of {size} processes that shall train together"
     try:
-        from mpi4py import MPI
+        with warnings.catch_warnings():  # of another MPI's mpiexec, in three lines: see below
+            warnings.filterwarnings("ignore", "suspicious MPI execution environment", RuntimeWarning)
+            from mpi4py import MPI
     except ModuleNotFoundError:
         raise ImportError(f"{started}, but mpi4py is not installed: pip install 'nnkit[mpi]'") from None
     except (ImportError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""The state of a training on the disk: written by a Solver, and taken over by one that goes on from there."""
+"""A training on the disk, in the Solver's folder `out`: its best weights, its history, the state to go on from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 
 import nnkit
 from nnkit._ext import kernels
-from nnkit.checkpoint import load_arrays, save_arrays, to_json
+from nnkit.checkpoint import load_arrays, save_arrays, save_model, to_json
 from nnkit.data import Dataset
 from nnkit.errors import CheckpointError, UsageError
+from nnkit.files import remove_partial_files
 from nnkit.history import EpochSums, History
 from nnkit.models import model_to_config
 
@@ -33,7 +34,90 @@ class Saved(NamedTuple):
     best_weights: dict[str, np.ndarray] | None
 
 
-def save_state(solver: Solver, path: Path) -> None:
+def state_path(folder: Path) -> Path:
+    """Return where a training with this folder keeps its state.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    Path
+    """
+    return folder / "last.ckpt" / "state.safetensors"
+
+
+def open_folder(solver: Solver, resume: bool) -> None:
+    """Make sure that the Solver's folder is free, or take over the state that is in it; rank 0's it remains alone.
+
+    Parameters
+    ----------
+    solver : Solver
+    resume : bool
+
+    Raises
+    ------
+    UsageError
+        The folder holds a training already; or there is none to resume.
+    CheckpointError
+        The state is missing, damaged, or that of another training.
+    """
+    out, ranks = solver.out, solver.communicator
+    if out is None:
+        if resume:
+            raise UsageError("resume: expected the folder to go on from as `out`, got None")
+    elif resume:
+        restore_state(solver, ranks.from_first(lambda: read_state(out)))
+        solver.saved_epoch = solver.history.best_epoch
+    elif ranks.from_first(state_path(out).exists):
+        raise UsageError(f"out: {out} holds a run already; resume it (resume=True) or choose another folder")
+    if ranks.rank:
+        solver.out = None
+
+
+def save_epoch(solver: Solver, is_last: bool) -> None:
+    """Write what the epoch has brought.
+
+    The best model comes before the state. A kill in between costs nothing: the resumed run finds the older state,
+    goes through the same epoch once more and writes the same model.
+
+    Parameters
+    ----------
+    solver : Solver
+    is_last : bool
+        Write the state, too, whatever `checkpoint_every` says.
+
+    Raises
+    ------
+    OSError
+        A file cannot be written; the older ones are unharmed.
+    """
+    save_best(solver)
+    if solver.out is not None:
+        solver.history.to_csv(solver.out / "history.csv")
+    if is_last or solver.is_finished or solver.epoch % solver.checkpoint_every == 0:
+        save_state(solver)
+
+
+def save_best(solver: Solver) -> None:
+    """Write the best model, if it is not on the disk yet.
+
+    Parameters
+    ----------
+    solver : Solver
+    """
+    best = solver.history.best_epoch
+    if solver.out is None or best is None or best == solver.saved_epoch:
+        return
+    row = solver.history.row(solver.history.epoch.index(best))
+    figures = {key: row[key] for key in ("epoch", "step", "val_loss", "val_accuracy")}
+    metadata = {"class_names": solver.data.class_names, "normalize": solver.normalize, **figures}
+    save_model(solver.out / "model.safetensors", solver.model, metadata, weights=solver.best_weights)
+    solver.saved_epoch = best
+
+
+def save_state(solver: Solver) -> None:
     """Write all that a resumed training needs, apart from the best weights so far.
 
     These are in `model.safetensors`. Random numbers need no state: they are drawn from seed, epoch and step.
@@ -41,13 +125,9 @@ def save_state(solver: Solver, path: Path) -> None:
     Parameters
     ----------
     solver : Solver
-    path : Path
-
-    Raises
-    ------
-    OSError
-        The file cannot be written; the older one is unharmed.
     """
+    if solver.out is None:
+        return
     arrays = {f"model/{name}": array for name, array in solver.model.state_dict().items()}
     arrays |= {f"optimizer/{name}": array for name, array in solver.optimizer.state_dict().items()}
     info = {
@@ -61,15 +141,15 @@ def save_state(solver: Solver, path: Path) -> None:
     if solver.ema is not None and solver.ema.average is not None:
         arrays["ema/average"] = solver.ema.average
         info["ema_updates"] = solver.ema.updates
-    save_arrays(path, arrays, info)
+    save_arrays(state_path(solver.out), arrays, info)
 
 
-def read_state(path: Path) -> Saved:
-    """Read what `save_state` wrote, and the best weights beside it.
+def read_state(folder: Path) -> Saved:
+    """Read what `save_state` and `save_best` wrote.
 
     Parameters
     ----------
-    path : Path
+    folder : Path
 
     Returns
     -------
@@ -80,9 +160,11 @@ def read_state(path: Path) -> Saved:
     CheckpointError
         The file is missing or damaged.
     """
+    remove_partial_files(folder)
+    path = state_path(folder)
     arrays, info = load_arrays(path)
     try:
-        best = load_arrays(path.parent.parent / "model.safetensors")[0] if info["history"]["epoch"] else None
+        best = load_arrays(folder / "model.safetensors")[0] if info["history"]["epoch"] else None
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except (KeyError, TypeError) as error:
@@ -201,7 +283,7 @@ def settings_of(solver: Solver) -> dict[str, Any]:
         "validation": None if solver.validation is None else _fingerprint(solver.validation),
         "model": model_to_config(solver.model),
         "dtype": str(solver.model.flat_params.dtype),
-        "loss": {"type": type(loss).__name__, **(loss.config() if hasattr(loss, "config") else {})},
+        "loss": {"type": type(loss).__name__, **loss.config()},
         "optimizer": solver.optimizer.config(),
         "schedule": solver.schedule.config(),
         "augment": None if solver.augment is None else asdict(solver.augment),

@@ -6,23 +6,20 @@ import itertools
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nnkit.callbacks import StopTraining
-from nnkit.checkpoint import save_model
 from nnkit.data import Augment, Dataset, batch_slice, batches, count_batches, epoch_order
 from nnkit.data.batching import checked_normalization
 from nnkit.distributed import Communicator, average, synced
-from nnkit.errors import DataError, DivergenceError, UsageError, whole_number
-from nnkit.files import remove_partial_files
+from nnkit.errors import DivergenceError, UsageError, whole_number
 from nnkit.history import EpochSums, History
 from nnkit.layers import BatchNorm, CrossEntropyLoss, Flatten, Loss
 from nnkit.models import Model
@@ -36,11 +33,9 @@ from nnkit.optim import (
     clip_grad_value,
     gradient_norm,
 )
-from nnkit.resume import Saved, read_state, require_same_on_all, restore_state, save_state
+from nnkit.progress import progress_bar, show
+from nnkit.resume import open_folder, require_same_on_all, save_best, save_epoch, save_state, state_path
 from nnkit.signals import Interruption, TrainingInterrupted
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 __all__ = ["Solver", "TrainingInterrupted"]
 
@@ -70,7 +65,7 @@ class Solver:
         Take the images in another order each epoch; if not, always in that of `data`.
     schedule : Schedule, default ConstantLR()
         Multiplies the optimizer's rate.
-    loss : layer of nnkit.layers.loss, default CrossEntropyLoss()
+    loss : nnkit.layers.Loss, default CrossEntropyLoss()
         For numbers to predict, a `TargetDataset`, one that compares numbers, such as MSELoss().
     augment : Augment, optional
         Random changes to the training images; validation images stay as they are.
@@ -116,6 +111,8 @@ class Solver:
         One number for each channel.
     best_weights : dict of str to ndarray
         The model's state at the end of the best epoch so far; a better epoch writes into the same arrays.
+    saved_epoch : int or None
+        The epoch whose weights are in `model.safetensors`.
 
     Raises
     ------
@@ -148,7 +145,7 @@ class Solver:
         batch_size: int = 64,
         shuffle: bool = True,
         schedule: Schedule | None = None,
-        loss: Any = None,
+        loss: Loss | None = None,
         augment: Augment | None = None,
         normalize: str | tuple[ArrayLike, ArrayLike] = "standard",
         validation: float | int | Dataset | None = 0.1,
@@ -176,9 +173,10 @@ class Solver:
         # One that is used again shall not begin with what it remembers of this training.
         self.schedule = copy.deepcopy(_instance("schedule", ConstantLR() if schedule is None else schedule, Schedule))
         self.augment = None if augment is None else _instance("augment", augment, Augment)
-        self.loss = CrossEntropyLoss() if loss is None else loss
+        self.loss = _instance("loss", CrossEntropyLoss() if loss is None else loss, Loss)
         self.callbacks, self.progress = list(callbacks), progress
-        self.communicator, self.sync_bn = communicator or Communicator(), sync_bn
+        self.communicator = _instance("communicator", communicator or Communicator(), Communicator)
+        self.sync_bn = bool(sync_bn)
         self.shuffle, self.restore_best = bool(shuffle), bool(restore_best)
         self.ema = None if ema is None else ExponentialMovingAverage(ema)
         self._split_data(_instance("data", data, Dataset), validation)
@@ -191,9 +189,9 @@ class Solver:
         if self.communicator.size > 1:
             self._join_ranks()
         self.best_weights = model.state_dict()
-        self._best_is_saved = False
+        self.saved_epoch: int | None = None
         self.out = None if out is None else Path(out)
-        self._open_out(resume)
+        open_folder(self, resume)
 
     def train(self) -> History:
         """Train until all epochs are done, patience is at its end, or a callback raises `StopTraining`.
@@ -215,27 +213,27 @@ class Solver:
             A file cannot be written, because the disk is full, say. The files before are unharmed.
         """
         norms = [leaf for leaf in self.model.leaves() if self.sync_bn and isinstance(leaf, BatchNorm)]
-        with self._interruption.listening(), synced(norms, self.communicator), self._progress_bar() as bar:
+        with self._interruption.listening(), synced(norms, self.communicator), progress_bar(self) as bar:
             try:
                 if self.step == 0:
-                    self._save_state()
+                    save_state(self)
                 while not self.is_finished:
                     self._require_same_frozen()
                     with self._timing():
                         for batch in self._remaining_batches():
                             self._step(*batch)
-                            self._show(bar)
+                            show(bar, self)
                             self._raise_if_signalled()
                     self._end_epoch()
                     wants_to_stop = self.communicator.from_first(self._call_callbacks)
-                    self._save_epoch(wants_to_stop)
+                    save_epoch(self, wants_to_stop)
                     self._raise_if_signalled()
                     if wants_to_stop:
                         break
             except TrainingInterrupted:
                 self._average_statistics()
-                self._save_best()
-                self._save_state()
+                save_best(self)
+                save_state(self)
                 raise
             except DivergenceError:
                 self.model.load_state_dict(self.best_weights)
@@ -381,7 +379,7 @@ class Solver:
         started = time.perf_counter()
         sums, val_loss, val_accuracy = self.sums, None, None
         self._require_finite_weights()
-        self.communicator.require_same(self.model.flat_params, "weights: what this rank has")
+        self.communicator.require_same(self.model.flat_params, "weights")
         self._average_statistics()
         with self._averaged_weights():
             if self.validation is not None:
@@ -404,7 +402,6 @@ class Solver:
             if self.history.best_epoch == self.epoch:
                 for name, array in (self.model.named_parameters() | self.model.named_buffers()).items():
                     self.best_weights[name][...] = array
-                self._best_is_saved = False
         self.schedule.update(self.history.train_loss[-1] if val_loss is None else val_loss)
         self.sums = EpochSums()
 
@@ -417,7 +414,7 @@ class Solver:
             except StopTraining:
                 wants_to_stop = True
             except Exception:  # a callback's mistake shall not cost the epoch
-                self._save_epoch(is_last=True)
+                save_epoch(self, is_last=True)
                 raise
         return wants_to_stop
 
@@ -460,8 +457,6 @@ class Solver:
         if self.batch_size < 2 * ranks.size:
             wanted = f"at least 2 images for each of {ranks.size} ranks"
             raise UsageError(f"batch_size: expected {wanted}, got {self.batch_size}")
-        if not isinstance(self.loss, Loss):
-            raise UsageError(f"loss: several ranks need an nnkit.layers.Loss, got a {type(self.loss).__name__}")
         require_same_on_all(self)
         for array in (self.model.flat_params, *self.model.named_buffers().values()):
             ranks.broadcast_array(array)
@@ -489,7 +484,7 @@ class Solver:
             raise self._divergence("weights became NaN or infinite", self.step)
 
     def _divergence(self, what: str, step: int) -> DivergenceError:
-        kept = "in the model" if self.out is None else f"in {self._state_path}"
+        kept = "in the model" if self.out is None else f"in {state_path(self.out)}"
         rate, initial = self.optimizer.lr, self.optimizer.initial_lr
         origin = "" if rate == initial else f", by the schedule from optimizer.lr = {initial:g}"
         where = f"at step {step} (epoch {self.epoch + 1}) with lr {rate:g}{origin}"
@@ -520,93 +515,12 @@ class Solver:
         inputs, outputs = self.model.input_shape, self.model.output_shape
         sets = {"training": self.data} | ({} if self.validation is None else {"validation": self.validation})
         for name, dataset in sets.items():
-            if len(dataset) == 0:
-                raise UsageError(f"{name} set: it has no images")
-            if dataset.image_shape != inputs:
-                raise UsageError(f"{name} set: the model expects images of shape {inputs}, got {dataset.image_shape}")
-            dataset.require_outputs(name, outputs)
-            if (wrong := _first_not_finite(dataset.images)) is not None:
-                raise DataError(f"{name} set: image {wrong} holds NaN or infinity")
-            if dataset.sample_weight is not None and not dataset.sample_weight.any():
-                raise UsageError(f"{name} set: all its sample weights are 0")
+            dataset.require_fit(name, inputs, outputs)
             for own, others in zip(self.data.class_names, dataset.class_names, strict=False):
                 if own != others:
                     raise UsageError(f"{name} set: it has class {others!r} where the training set has {own!r}")
         self._frozen = self.model.frozen_parameters()
         self.optimizer.bind(self.model.parameter_slices(), self._frozen)
-
-    def _open_out(self, resume: bool) -> None:
-        if self.out is None:
-            if resume:
-                raise UsageError("resume: expected the folder to go on from as `out`, got None")
-        elif resume:
-            restore_state(self, self.communicator.from_first(self._read_state))
-            self._best_is_saved = True
-        elif self.communicator.from_first(self._state_path.exists):
-            raise UsageError(f"out: {self.out} holds a run already; resume it (resume=True) or choose another folder")
-        if self.communicator.rank:
-            self.out = None  # rank 0 writes
-
-    def _read_state(self) -> Saved:
-        assert self.out is not None
-        remove_partial_files(self.out)
-        return read_state(self._state_path)
-
-    @property
-    def _state_path(self) -> Path:
-        return Path(self.out or ".") / "last.ckpt" / "state.safetensors"
-
-    def _save_epoch(self, is_last: bool) -> None:
-        """Write what the epoch has brought.
-
-        The best model comes before the state. A kill in between costs nothing: the resumed run finds the older state,
-        goes through the same epoch once more and writes the same model.
-        """
-        self._save_best()
-        if self.out is not None:
-            self.history.to_csv(self.out / "history.csv")
-        if is_last or self.is_finished or self.epoch % self.checkpoint_every == 0:
-            self._save_state()
-
-    def _save_best(self) -> None:
-        """Write the best model, if it is not on the disk yet."""
-        best = self.history.best_epoch
-        if self.out is None or self._best_is_saved or best is None:
-            return
-        row = self.history.row(self.history.epoch.index(best))
-        figures = {key: row[key] for key in ("epoch", "step", "val_loss", "val_accuracy")}
-        metadata = {"class_names": self.data.class_names, "normalize": self.normalize, **figures}
-        save_model(self.out / "model.safetensors", self.model, metadata, weights=self.best_weights)
-        self._best_is_saved = True
-
-    def _save_state(self) -> None:
-        if self.out is not None:
-            save_state(self, self._state_path)
-
-    def _progress_bar(self) -> "tqdm[Any]":
-        from tqdm import tqdm
-
-        is_shown = (sys.stderr.isatty() if self.progress is None else self.progress) and self.communicator.rank == 0
-        # What matters most comes first: a narrow terminal cuts the end off.
-        form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}, {rate_fmt}"
-        look: dict[str, Any] = {"unit": " images", "unit_scale": True, "dynamic_ncols": True, "bar_format": form}
-        total = self.epochs * self._images_per_epoch
-        return tqdm(total=total, initial=self._images_done, leave=False, disable=not is_shown, **look)
-
-    def _show(self, bar: "tqdm[Any]") -> None:
-        if not bar.disable:
-            bar.set_description_str(f"epoch {self.epoch + 1}/{self.epochs}", refresh=False)
-            accuracy = "" if self.sums.accuracy is None else f" acc {self.sums.accuracy:.0%}"
-            bar.set_postfix_str(f"loss {self.sums.mean_loss:.3f}{accuracy}", refresh=False)
-            bar.update(self._images_done - bar.n)
-
-    @property
-    def _images_per_epoch(self) -> int:
-        return min(self.steps_per_epoch * self.batch_size, len(self.data))
-
-    @property
-    def _images_done(self) -> int:
-        return self.epoch * self._images_per_epoch + self.sums.images
 
 
 def _instance(name: str, value: Kind, kind: type[Kind]) -> Kind:
@@ -621,11 +535,3 @@ def _limit(name: str, value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise UsageError(f"{name}: expected a number > 0, got {value!r}")
     return float(value)
-
-
-def _first_not_finite(images: np.ndarray) -> int | None:
-    """Return the index of the first image with NaN or infinity in it."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if images.dtype == np.uint8 or np.isfinite(images.sum()):
-            return None
-    return next((index for index, image in enumerate(images) if not np.isfinite(image).all()), None)

@@ -270,7 +270,7 @@ FAILING = {
 EXPECTED = {
     "a loss that is NaN": ("DivergenceError", "the loss became nan at step 3"),
     "another data set": ("CheckpointError", "rank 1 differs from rank 0: data.images (195 there, 190 here)"),
-    "weights that drifted": ("DivergenceError", "what this rank has is not the same as on rank 0"),
+    "weights that drifted": ("DivergenceError", "the weights of rank 1 are not those of rank 0"),
     "a callback that fails": ("RuntimeError", "no ink"),
 }
 
@@ -359,7 +359,8 @@ def test_an_mpiexec_of_another_mpi_is_found_out(run):
     names = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
     done = run([*NNKIT, "train"], 0, **names)
     assert done.returncode == 2
-    assert "started as one of 2 processes that shall train together, but that is 1 by the MPI library" in done.stderr
+    start = "nnkit: error: started as one of 2 processes that shall train together, but that is 1 by the MPI library"
+    assert [line[: len(start)] for line in done.stderr.splitlines()] == [start]
 
 
 class Pretended(Communicator):
@@ -388,12 +389,6 @@ def test_each_rank_drops_out_for_itself_and_rank_0_writes(tmp_path, monkeypatch)
 def test_a_batch_too_small_for_its_ranks_is_refused():
     with pytest.raises(UsageError, match="batch_size: expected at least 2 images for each of 9 ranks, got 16"):
         Solver(models.create("mlp", num_classes=10), make_shapes(40), batch_size=16, communicator=Pretended(3, 9))
-
-
-def test_a_loss_of_the_users_must_say_what_it_divides_by():
-    model = models.create("mlp", num_classes=10)
-    with pytest.raises(UsageError, match=r"loss: several ranks need an nnkit\.layers\.Loss, got a object"):
-        Solver(model, make_shapes(40), batch_size=16, communicator=Pretended(0, 2), loss=object())
 
 
 def test_launchers_are_recognised(monkeypatch):

@@ -25,6 +25,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nnkit import models
 from nnkit.callbacks import StopTraining
+from nnkit.errors import DivergenceError
 from nnkit.estimator import NNClassifier, NNRegressor
 from nnkit.layers import Linear, ReLU
 from nnkit.models import Sequential
@@ -473,7 +474,9 @@ WRONG = [
     ({"batch_norm": "yes"}, "batch_norm: expected True or False, got 'yes'"),
     ({"activation": ["relu"]}, r"activation: unknown activation \['relu'\]"),
     ({"batch_norm": True, "batch_size": 1}, "BatchNorm 'bn_fc1': expected more than one value per channel"),
-    ({"callbacks": [3]}, "callbacks: expected functions that take the Solver, got 3"),
+    ({"callbacks": [3]}, r"callbacks: expected a list of functions that take the Solver, got \[3\]"),
+    ({"callbacks": print}, "callbacks: expected a list of functions that take the Solver, got <built-in"),
+    ({"class_weight": {0: 1, 1: -1, 2: 1}}, "class_weight: expected finite numbers >= 0, got {0: 1, 1: -1, 2: 1}"),
 ]
 
 
@@ -482,6 +485,15 @@ def test_a_wrong_setting_is_named(iris, settings, message):
     with pytest.raises(ValueError, match=message) as caught:
         NNClassifier(**settings).fit(*iris)
     assert "\n" not in str(caught.value)
+
+
+def test_a_training_that_diverges_names_the_rate(iris):
+    X, y = iris
+    network = NNRegressor(solver="sgd", learning_rate_init=10.0, random_state=0)
+    with pytest.raises(DivergenceError, match=r"became NaN .* \(epoch \d+\); try .*learning_rate_init=1\), or scale"):
+        network.fit(100 * X, 100 * y)
+    with pytest.raises(NotFittedError):
+        network.predict(X)
 
 
 def test_wrong_targets_and_validation_sets_are_named(iris):

@@ -598,6 +598,8 @@ def test_settings_that_cannot_be(options, message):
         ({"optimizer": "adam"}, "optimizer: expected an nnkit Optimizer, got a str"),
         ({"schedule": "cosine"}, "schedule: expected an nnkit Schedule, got a str"),
         ({"augment": {"flip": True}}, "augment: expected an nnkit Augment, got a dict"),
+        ({"loss": object()}, "loss: expected an nnkit Loss, got a object"),
+        ({"communicator": 3}, "communicator: expected an nnkit Communicator, got a int"),
     ],
 )
 def test_arguments_of_another_class(options, message):

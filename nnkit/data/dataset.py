@@ -76,6 +76,33 @@ class Dataset:
             )
         return array, names
 
+    def require_fit(self, name: str, inputs: tuple[int, ...] | None, outputs: tuple[int, ...] | None) -> None:
+        """Raise unless a model with inputs and outputs of these shapes can learn from this data set.
+
+        Parameters
+        ----------
+        name : str
+            What the data set is called in the message.
+        inputs, outputs : tuple of int or None
+            The shapes of one example.
+
+        Raises
+        ------
+        UsageError
+            There are no images, their shape is another, or all count nothing; or labels and outputs do not fit.
+        DataError
+            An image holds NaN or infinity, or a label, changed since the set was made, is out of range.
+        """
+        if len(self) == 0:
+            raise UsageError(f"{name} set: it has no images")
+        if self.image_shape != inputs:
+            raise UsageError(f"{name} set: the model expects images of shape {inputs}, got {self.image_shape}")
+        self.require_outputs(name, outputs)
+        if (wrong := _first_not_finite(self.images)) is not None:
+            raise DataError(f"{name} set: image {wrong} holds NaN or infinity")
+        if self.sample_weight is not None and not self.sample_weight.any():
+            raise UsageError(f"{name} set: all its sample weights are 0")
+
     def require_outputs(self, name: str, outputs: tuple[int, ...] | None) -> None:
         """Raise unless a model with outputs of this shape can learn these labels.
 
@@ -332,3 +359,11 @@ def _checked_weights(weights: ArrayLike, count: int) -> np.ndarray:
     if array.shape != (count,) or not np.all(np.isfinite(array)) or np.any(array < 0):
         raise ValueError(f"sample_weight: expected {count} finite numbers >= 0, got an array of shape {array.shape}")
     return array
+
+
+def _first_not_finite(images: np.ndarray) -> int | None:
+    """Return the index of the first image with NaN or infinity in it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if images.dtype == np.uint8 or np.isfinite(images.sum()):
+            return None
+    return next((index for index, image in enumerate(images) if not np.isfinite(image).all()), None)

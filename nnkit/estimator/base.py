@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from nnkit._ext import sharing_threads
 from nnkit.callbacks import StopTraining, print_epoch
 from nnkit.data import Dataset
-from nnkit.errors import UsageError, did_you_mean, whole_number
+from nnkit.errors import DivergenceError, UsageError, did_you_mean, whole_number
 from nnkit.estimator.course import Adaptive, Improvement, InverseScaling, ScaledLoss
 from nnkit.estimator.lbfgs import minimize
 from nnkit.estimator.network import checked_image_shape, decayed_names, make_network, model_of
@@ -104,7 +104,7 @@ class NNEstimator(BaseEstimator):
             self.__dict__.pop(name, None)
 
     def _train(self, samples: Samples, held_out: Samples | None, partial: bool) -> None:
-        """Hand everything to a Solver, and keep what it found."""
+        """Hand everything to a Solver, and keep what it finds."""
         solver = self._make_solver(samples, held_out, partial)
         has_converged = False
 
@@ -125,10 +125,22 @@ class NNEstimator(BaseEstimator):
                 raise StopTraining
 
         solver.callbacks = [*([print_epoch] if self.verbose > 1 else []), *(self.callbacks or ()), end_of_epoch]
-        solver.train()
+        try:
+            solver.train()
+        except DivergenceError:  # whose hint is of settings that go by other names here
+            where = f"after step {solver.step} (epoch {solver.epoch + 1})"
+            hint = f"try a lower rate (learning_rate_init={self.learning_rate_init / 10:g}), or scale the samples"
+            raise DivergenceError(f"the loss or the weights became NaN or infinite {where}; {hint}") from None
+        self._keep(solver, partial, has_converged)
+        self.t_ += len(samples.x) * (1 if partial else self.n_iter_)
+        if not partial and self.n_iter_ == self.max_iter and not has_converged:
+            text = f"max_iter={self.max_iter} epochs are done, and the training has not converged yet"
+            warnings.warn(text, ConvergenceWarning, stacklevel=4)
+
+    def _keep(self, solver: Solver, partial: bool, has_converged: bool) -> None:
+        """Take from a Solver what users look at, and what the next call goes on with."""
         self.n_iter_, self._steps = solver.epoch, solver.step
         self._optimizer, self._schedule_state = solver.optimizer, solver.schedule.state_dict()
-        self.t_ += len(samples.x) * (1 if partial else self.n_iter_)
         self.loss_curve_ = list(self.history_.train_loss)
         self.loss_ = self.loss_curve_[-1]
         # As in scikit-learn, it is one or the other.
@@ -138,12 +150,8 @@ class NNEstimator(BaseEstimator):
             self.has_stopped_, self._best_weights = has_converged, solver.best_weights
             if has_converged:
                 self.model_.load_state_dict(solver.best_weights)
-        if partial:
-            return
-        self._improvement = Improvement(self.tol, self.n_iter_no_change)  # for a `partial_fit` that follows
-        if self.n_iter_ == self.max_iter and not has_converged:
-            text = f"max_iter={self.max_iter} epochs are done, and the training has not converged yet"
-            warnings.warn(text, ConvergenceWarning, stacklevel=4)
+        if not partial:
+            self._improvement = Improvement(self.tol, self.n_iter_no_change)  # for a `partial_fit` that follows
 
     def _make_solver(self, samples: Samples, held_out: Samples | None, partial: bool) -> Solver:
         """Return a Solver at the epoch where the training is."""
@@ -307,9 +315,9 @@ class NNEstimator(BaseEstimator):
                 raise UsageError(f"{name}: expected True or False, got {getattr(self, name)!r}")
         if not isinstance(self.verbose, Integral | np.bool_):  # True and False are integers, too
             raise UsageError(f"verbose: expected True, False or a whole number, got {self.verbose!r}")
-        for callback in self.callbacks or ():
-            if not callable(callback):
-                raise UsageError(f"callbacks: expected functions that take the Solver, got {callback!r}")
+        callbacks = self.callbacks or ()
+        if not np.iterable(callbacks) or not all(map(callable, callbacks)):
+            raise UsageError(f"callbacks: expected a list of functions that take the Solver, got {callbacks!r}")
         if self.schedule is not None:
             if not isinstance(self.schedule, Schedule):
                 raise UsageError(f"schedule: expected one of nnkit.optim's schedules, got {self.schedule!r}")

@@ -349,6 +349,8 @@ class NNClassifier(ClassifierMixin, NNEstimator):
         if partial and isinstance(self.class_weight, str):
             raise UsageError(f"class_weight: partial_fit sees a part only and needs a dict, got {self.class_weight!r}")
         by_class = compute_sample_weight(self.class_weight, samples.y)
+        if not (np.isfinite(by_class) & (by_class >= 0)).all():
+            raise UsageError(f"class_weight: expected finite numbers >= 0, got {self.class_weight!r}")
         return by_class if samples.weight is None else samples.weight * by_class
 
     def _validation_score(self, solver: Solver, held_out: Samples) -> float:

@@ -90,6 +90,22 @@ def test_a_list_may_be_a_choice():
     assert list(space.recipe_with(values).model["hidden"]) == list(values["model.hidden"])
 
 
+def test_steps_are_what_a_person_would_write():
+    space = Space(with_space('"model.dropout" = {low = 0.0, high = 0.5, step = 0.05}'))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    trials = [study.ask() for _ in range(60)]
+    drawn = {space.suggest(trial)["model.dropout"] for trial in trials}
+    assert drawn == {0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5}
+    assert {space.values_of(trial.params)["model.dropout"] for trial in trials} == drawn
+
+
+def test_a_section_is_chosen_before_its_settings():
+    optimizers = '"optimizer" = {choices = [{name = "adam", lr = 1.0}, {name = "sgd", lr = 2.0}]}'
+    space = Space(with_space(f'"optimizer.lr" = {LR}', optimizers))
+    recipe = space.recipe_with({"optimizer": {"name": "sgd", "lr": 2.0}, "optimizer.lr": 0.01})
+    assert recipe.optimizer == {"name": "sgd", "lr": 0.01}
+
+
 def test_a_grid_has_every_point():
     recipe = with_space(
         '"optimizer.lr" = {low = 1e-4, high = 1e-2, log = true, points = 3}',

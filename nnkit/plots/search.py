@@ -150,7 +150,7 @@ def parallel_coordinates(columns: Mapping[str, Sequence[Any]], scores: ArrayLike
 
 @in_house_style
 def importances(names: Sequence[str], values: ArrayLike) -> "Figure":
-    """Draw how much of the score is each setting's doing.
+    """Draw how strongly each setting tells the best trials from the rest.
 
     Parameters
     ----------

@@ -234,6 +234,9 @@ def test_a_finished_search_is_resumed_refitted_and_extended(finished, monkeypatc
     assert figures["refit"]["test_images"] == 20
     assert (folder / "refit" / "report.html").exists()
     assert recipes.load(folder / "refit" / "config.toml").model == recipes.load(folder / "best.toml").model
+    assert main(["search", "--resume", str(folder), "--trials", "11", "--refit"]) == 2
+    assert f"--refit: {folder}/refit already holds a run; continue it" in capsys.readouterr().err
+    assert len(rows_of(folder)) == 10
 
 
 def test_a_search_of_another_recipe_is_not_mixed_in(finished, tmp_path, capsys):
@@ -305,6 +308,7 @@ def test_a_full_disk_leaves_the_recipe_that_was_there(tmp_path, monkeypatch):
         (["X", "--heartbeat", "0"], 2, "heartbeat: expected a whole number >= 1, got 0"),
         (["X", "--sampler", "genetic"], 2, "invalid choice: 'genetic'"),
         (["X", "--sampler", "grid"], 2, "a grid needs points, a step or choices"),
+        (["X", "--sampler", "grid", "--trials", "2"], 2, "--trials 2: a grid has as many trials as points"),
         (["X", "--storage", "nonsense"], 2, "--storage: expected a URL such as postgresql://user@host/database"),
         (["X", "--storage", "oracle9://host/db"], 2, "no driver for oracle9 is installed"),
         (
@@ -486,6 +490,29 @@ def test_a_search_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
     assert main([*GRID, "--out", str(folder)]) == 130
     assert capsys.readouterr().err == f"nnkit: interrupted; nnkit search --resume {folder} goes on\n"
     goes_on(folder)
+
+
+def test_a_search_that_was_interrupted_before_its_first_trial_goes_on(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "open_study", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert main([*GRID, "--out", str(folder)]) == 130
+    assert main(["search", "--resume", str(folder)]) == 0
+    assert len(rows_of(folder)) == 4
+
+
+def test_a_script_without_a_guard_is_told(tmp_path):
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(toml.dumps(with_space(f'"optimizer.lr" = {LR}').to_settings()), encoding="utf-8")
+    script = tmp_path / "script.py"
+    script.write_text('from nnkit.search import search\nsearch("small.toml", workers=2)\n', encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 1
+    assert 'workers: a script that asks for several must do so under: if __name__ == "__main__":' in done.stderr
+    assert "ChildProcessError: no worker came to its end; nnkit search --resume" in done.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 def test_a_database_that_fails_is_one_line(tmp_path, capsys):

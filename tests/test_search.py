@@ -554,6 +554,21 @@ def test_pictures_of_searches_of_all_kinds(rng):
         figure.canvas.draw()
 
 
+def test_the_best_line_lies_above_its_equals_and_near_levels_are_told_apart():
+    columns = {"weight_decay": [0.0, 1e-5, 1e-3, 1e-5]}
+    axes = plots.parallel_coordinates(columns, [0.4, 0.5, 0.5001, 0.5001]).axes[0]
+    trials = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_xdata()[0] != line.get_xdata()[1]]
+    top = max(trials, key=lambda line: line.get_zorder())
+    assert [line.get_zorder() for line in trials].count(top.get_zorder()) == 1
+    assert top.get_linewidth() == max(line.get_linewidth() for line in trials)
+    assert sorted({line.get_ydata()[0] for line in trials}) == [0, 0.5, 1]
+    assert {text.get_text(): text.xy[1] for text in axes.texts if text.xy[0] == 0} == {
+        "0": 0.0, "1e-05": 0.5, "0.001": 1.0
+    }  # fmt: skip
+    heights = sorted(text.xy[1] for text in axes.texts if text.xy[0] == 1)  # of the accuracies, in proportion
+    assert np.diff(heights).min() > 0.3
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [

@@ -17,6 +17,7 @@ from nnkit.errors import UsageError
 from nnkit.recipes import Recipe, SearchSettings, toml
 
 _SETTINGS = ("trials", "sampler", "pruner", "folds", "repeats", "subset")
+_REFIT = "refit"  # the folder of the best recipe's training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", nargs="?", const="", metavar="RUN", help="go on; without a value, the newest search"
     )
-    parser.add_argument(
-        "--refit", action="store_true", help="then train the best recipe on all images, and test it once"
-    )
+    parser.add_argument("--refit", action="store_true", help="then train the best recipe, and test it once")
     parser.add_argument("--data", metavar="DIR", help="folder of the data (default: $NNKIT_DATA, or ~/.cache/nnkit)")
     parser.add_argument("--out", metavar="DIR", help="folder (default: the next runs/NAME-search-n)")
     parser.add_argument("--epochs", type=int, metavar="N", dest="trial_epochs", help="of each trial's trainings")
@@ -87,6 +86,9 @@ def run(
     if options.resume is not None:
         folder = _folder_to_resume(options, RECIPE)
         source = folder / RECIPE
+    if options.refit and folder is not None and (folder / _REFIT / runs.MODEL).exists():
+        again = f"continue it with nnkit train --resume {shlex.quote(str(folder / _REFIT))}, or move it away"
+        raise UsageError(f"--refit: {folder / _REFIT} already holds a run; {again}")
     if source is None:
         raise UsageError("search: expected a recipe's name or file, or --resume")
     recipe = _with_search_options(recipes.load(source, overrides), options)
@@ -107,8 +109,8 @@ def run(
         say(str(result))
         figures = result.figures()
         if options.refit:
-            say(f"refit   trial {result.best.number}, on all training images")
-            figures["refit"] = train(result.best_recipe, result.folder / "refit")
+            say(f"refit   trial {result.best.number}, a training on its own")
+            figures["refit"] = train(result.best_recipe, result.folder / _REFIT)
     if options.json:
         print(json.dumps(figures))
         return
@@ -136,6 +138,8 @@ def _with_search_options(recipe: Recipe, options: argparse.Namespace) -> Recipe:
         if len(parsed) != 1:
             raise UsageError(f"--space {text}: expected KEY={{...}}, as optimizer.lr={{low=1e-4, high=1e-1, log=true}}")
         space[key.strip().strip('"')] = parsed["value"]
+    if options.trials is not None and given.get("sampler", settings.sampler) == "grid":
+        raise UsageError(f"--trials {options.trials}: a grid has as many trials as points; leave it out")
     recipe = dataclasses.replace(recipe, search=dataclasses.replace(settings, **given, space=space))
     return Recipe.from_settings(tomllib.loads(toml.dumps(recipe.to_settings())))
 

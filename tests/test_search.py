@@ -90,6 +90,22 @@ def test_a_list_may_be_a_choice():
     assert list(space.recipe_with(values).model["hidden"]) == list(values["model.hidden"])
 
 
+def test_steps_are_what_a_person_would_write():
+    space = Space(with_space('"model.dropout" = {low = 0.0, high = 0.5, step = 0.05}'))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    trials = [study.ask() for _ in range(60)]
+    drawn = {space.suggest(trial)["model.dropout"] for trial in trials}
+    assert drawn == {0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5}
+    assert {space.values_of(trial.params)["model.dropout"] for trial in trials} == drawn
+
+
+def test_a_section_is_chosen_before_its_settings():
+    optimizers = '"optimizer" = {choices = [{name = "adam", lr = 1.0}, {name = "sgd", lr = 2.0}]}'
+    space = Space(with_space(f'"optimizer.lr" = {LR}', optimizers))
+    recipe = space.recipe_with({"optimizer": {"name": "sgd", "lr": 2.0}, "optimizer.lr": 0.01})
+    assert recipe.optimizer == {"name": "sgd", "lr": 0.01}
+
+
 def test_a_grid_has_every_point():
     recipe = with_space(
         '"optimizer.lr" = {low = 1e-4, high = 1e-2, log = true, points = 3}',
@@ -218,6 +234,9 @@ def test_a_finished_search_is_resumed_refitted_and_extended(finished, monkeypatc
     assert figures["refit"]["test_images"] == 20
     assert (folder / "refit" / "report.html").exists()
     assert recipes.load(folder / "refit" / "config.toml").model == recipes.load(folder / "best.toml").model
+    assert main(["search", "--resume", str(folder), "--trials", "11", "--refit"]) == 2
+    assert f"--refit: {folder}/refit already holds a run; continue it" in capsys.readouterr().err
+    assert len(rows_of(folder)) == 10
 
 
 def test_a_search_of_another_recipe_is_not_mixed_in(finished, tmp_path, capsys):
@@ -289,6 +308,7 @@ def test_a_full_disk_leaves_the_recipe_that_was_there(tmp_path, monkeypatch):
         (["X", "--heartbeat", "0"], 2, "heartbeat: expected a whole number >= 1, got 0"),
         (["X", "--sampler", "genetic"], 2, "invalid choice: 'genetic'"),
         (["X", "--sampler", "grid"], 2, "a grid needs points, a step or choices"),
+        (["X", "--sampler", "grid", "--trials", "2"], 2, "--trials 2: a grid has as many trials as points"),
         (["X", "--storage", "nonsense"], 2, "--storage: expected a URL such as postgresql://user@host/database"),
         (["X", "--storage", "oracle9://host/db"], 2, "no driver for oracle9 is installed"),
         (
@@ -472,6 +492,29 @@ def test_a_search_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
     goes_on(folder)
 
 
+def test_a_search_that_was_interrupted_before_its_first_trial_goes_on(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "open_study", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert main([*GRID, "--out", str(folder)]) == 130
+    assert main(["search", "--resume", str(folder)]) == 0
+    assert len(rows_of(folder)) == 4
+
+
+def test_a_script_without_a_guard_is_told(tmp_path):
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(toml.dumps(with_space(f'"optimizer.lr" = {LR}').to_settings()), encoding="utf-8")
+    script = tmp_path / "script.py"
+    script.write_text('from nnkit.search import search\nsearch("small.toml", workers=2)\n', encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 1
+    assert 'workers: a script that asks for several must do so under: if __name__ == "__main__":' in done.stderr
+    assert "ChildProcessError: no worker came to its end; nnkit search --resume" in done.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
 def test_a_database_that_fails_is_one_line(tmp_path, capsys):
     def break_it(line):
         if line.startswith("trial "):
@@ -509,6 +552,21 @@ def test_pictures_of_searches_of_all_kinds(rng):
             columns["optimizer.lr"][:count], scores[:count], scores[:count], names=pair, log=pair[:1]
         )
         figure.canvas.draw()
+
+
+def test_the_best_line_lies_above_its_equals_and_near_levels_are_told_apart():
+    columns = {"weight_decay": [0.0, 1e-5, 1e-3, 1e-5]}
+    axes = plots.parallel_coordinates(columns, [0.4, 0.5, 0.5001, 0.5001]).axes[0]
+    trials = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_xdata()[0] != line.get_xdata()[1]]
+    top = max(trials, key=lambda line: line.get_zorder())
+    assert [line.get_zorder() for line in trials].count(top.get_zorder()) == 1
+    assert top.get_linewidth() == max(line.get_linewidth() for line in trials)
+    assert sorted({line.get_ydata()[0] for line in trials}) == [0, 0.5, 1]
+    assert {text.get_text(): text.xy[1] for text in axes.texts if text.xy[0] == 0} == {
+        "0": 0.0, "1e-05": 0.5, "0.001": 1.0
+    }  # fmt: skip
+    heights = sorted(text.xy[1] for text in axes.texts if text.xy[0] == 1)  # of the accuracies, in proportion
+    assert np.diff(heights).min() > 0.3
 
 
 @pytest.mark.parametrize(

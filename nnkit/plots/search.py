@@ -123,9 +123,8 @@ def parallel_coordinates(columns: Mapping[str, Sequence[Any]], scores: ArrayLike
     colors, places = _colors(), range(len(heights))
     shade = (y - y.min()) / (np.ptp(y) or 1.0)
     for index in np.argsort(y, kind="stable"):
-        is_best = index == best
-        style: dict[str, Any] = {"color": ORANGE, "linewidth": 2.4} if is_best else {"color": colors(shade[index])}
-        axes.plot(places, heights[:, index], **{"linewidth": 1.1, "alpha": 0.9, **style})
+        axes.plot(places, heights[:, index], color=colors(shade[index]), linewidth=1.1, alpha=0.9)
+    axes.plot(places, heights[:, best], color=ORANGE, linewidth=2.4, zorder=2.5)  # above its equals
     for place, scale in zip(places, [*scales, accuracy], strict=True):
         axes.axvline(place, color=MUTED, linewidth=1)
         for height, text in scale.ticks:
@@ -150,7 +149,7 @@ def parallel_coordinates(columns: Mapping[str, Sequence[Any]], scores: ArrayLike
 
 @in_house_style
 def importances(names: Sequence[str], values: ArrayLike) -> "Figure":
-    """Draw how much of the score is each setting's doing.
+    """Draw how strongly each setting tells the best trials from the rest.
 
     Parameters
     ----------
@@ -322,8 +321,13 @@ class _Scale:
         scaled = np.log10(array) if log else array
         low, high = scaled.min(), scaled.max()
         self.heights = (scaled - low) / (high - low) if high > low else np.full(len(array), 0.5)
-        levels = np.unique(array)
-        if len(levels) > 5:
+        levels, places = np.unique(array, return_inverse=True)
+        near = len(levels) > 1 and np.diff(np.log10(levels) if log else levels).min() < 0.05 * (high - low)
+        if 2 < len(levels) <= 5 and near and not (log or percent):  # 0, 1e-5 and 1e-3: their names would overlap
+            self.heights = places / (len(levels) - 1)
+            self.ticks = [(i / (len(levels) - 1), f"{level:.3g}") for i, level in enumerate(levels)]
+            return
+        if len(levels) > 5 or near:
             points = np.linspace(low, high, 4)
             levels = 10**points if log else points
         heights = ((np.log10(levels) if log else levels) - low) / ((high - low) or 1) + (0.5 if high == low else 0)

@@ -65,7 +65,7 @@ class SearchResult:
         That was searched.
     trials : list of TrialResult
     importances : dict of str to float
-        How much of the score's variance is each setting's doing, by Optuna's evaluator; empty where too few trials say.
+        How strongly each setting tells the best trials from the rest (Optuna's PED-ANOVA); empty where too few say.
     folder : path, optional
         Where all of it lies.
     """
@@ -162,9 +162,8 @@ def importances(study: Any) -> dict[str, float]:
     dict of str to float
         They add up to 1; empty where fewer than four trials have a score, or all have the same.
     """
-    scores = {trial.value for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"}
-    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    if len(complete) < 4 or len(scores) < 2:
+    scores = [trial.value for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    if len(scores) < 4 or len(set(scores)) < 2:
         return {}
     found = studies.import_optuna().importance.get_param_importances(study)
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}

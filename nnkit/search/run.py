@@ -2,9 +2,9 @@
 
 import contextlib
 import dataclasses
+import multiprocessing
 import shlex
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ def search(
     folder : path, optional
         Where to; the next `runs/<recipe>-search-<n>` if not given.
     workers : int, default 1
-        How many processes, each with its share of the threads.
+        How many processes, each with its share of the threads. As always with multiprocessing, a script that asks for
+        more than one must do so under `if __name__ == "__main__":`.
     storage : str, optional
         The database's URL, as `postgresql://user@host/database`; whoever names the same one works at the same study. By
         default a SQLite file in the folder.
@@ -91,6 +92,8 @@ def search(
     studies.import_optuna()
     recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
     workers, heartbeat = whole_number("workers", workers, 1, 1024), whole_number("heartbeat", heartbeat, 1)
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a worker begins by importing the script
+        raise UsageError('workers: a script that asks for several must do so under: if __name__ == "__main__":')
     recipe = _checked(recipe)
     folder = None if folder is None else Path(folder)
     if folder is not None:
@@ -101,15 +104,17 @@ def search(
     with _optuna_is_quiet(), studies.clear_errors(), contextlib.ExitStack() as stack:
         if storage is None:
             folder = _make_folder(folder, recipe)
+            if not resume:  # from here on it can be resumed, though to connect takes a second
+                (folder / DATABASE).touch()
+                _write_recipe(recipe, folder)
             job = worker.Job(recipe, f"sqlite:///{folder.resolve() / DATABASE}", name, heartbeat)
             mine = stack.enter_context(job.open())
         else:  # to connect may fail, which shall leave no folder behind
             job = worker.Job(recipe, storage, name, heartbeat)
             mine = stack.enter_context(job.open())
             folder = _make_folder(folder, recipe)
-        with atomic_path(folder / RECIPE) as path:
-            path.write_text(toml.dumps(recipe.to_settings()), encoding="utf-8")
-        _announce(recipe, folder, mine, say)
+        _write_recipe(recipe, folder)
+        _announce(recipe, folder, mine, heartbeat, say)
         tell = _Teller(mine, recipe, say)
         try:
             if workers == 1:
@@ -130,6 +135,11 @@ def _make_folder(folder: Path | None, recipe: Recipe) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial_files(folder)
     return folder
+
+
+def _write_recipe(recipe: Recipe, folder: Path) -> None:
+    with atomic_path(folder / RECIPE) as path:
+        path.write_text(toml.dumps(recipe.to_settings()), encoding="utf-8")
 
 
 def to_resume(folder: Path, storage: str | None) -> str:
@@ -186,7 +196,7 @@ def _check_folder(folder: Path, resume: bool, storage: str | None) -> None:
         raise UsageError(f"{folder} already holds a run; give another --out")
 
 
-def _announce(recipe: Recipe, folder: Path, study: Any, say: Callable[[str], object]) -> None:
+def _announce(recipe: Recipe, folder: Path, study: Any, heartbeat: int, say: Callable[[str], object]) -> None:
     settings = recipe.search
     assert settings is not None
     parts = "the held-out part" if settings.holdout else f"{settings.folds * settings.repeats} folds"
@@ -196,9 +206,14 @@ def _announce(recipe: Recipe, folder: Path, study: Any, say: Callable[[str], obj
     say(f"space   {dimensions}")
     say(f"search  {settings.trials} trials on {parts}{images}; sampler {settings.sampler}, pruner {settings.pruner}")
     say(f"folder  {folder}")
-    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+    running = states.count("RUNNING")
+    done = len(states) - running - states.count("WAITING")
     if done:
-        say(f"study   {study.study_name} has {len(done)} finished trial{'s' * (len(done) > 1)} already")
+        say(f"study   {study.study_name} has {done} finished trial{'s' * (done > 1)} already")
+    if running:
+        patience = studies.PATIENCE * heartbeat
+        say(f"wait    for {running} at work, or left behind: run again after {patience} s without a sign of life")
 
 
 class _Teller:
@@ -239,4 +254,3 @@ def _optuna_is_quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
-        sys.stdout.flush()

@@ -69,10 +69,10 @@ class Dimension:
         object
         """
         if self.choices is not None:
-            return self._decode(trial.suggest_categorical(self.name, self.encoded()))
+            return self.decode(trial.suggest_categorical(self.name, self.encoded()))
         if isinstance(self.low, int):
             return trial.suggest_int(self.name, self.low, int(self.high), log=self.log, step=int(self.step or 1))
-        return trial.suggest_float(self.name, self.low, self.high, log=self.log, step=self.step)
+        return self.decode(trial.suggest_float(self.name, self.low, self.high, log=self.log, step=self.step))
 
     def encoded(self) -> list[Any]:
         """Return the choices as Optuna can store them: lists and tables as TOML.
@@ -83,8 +83,21 @@ class Dimension:
         """
         return [c if isinstance(c, (bool, int, float, str)) else toml.dumps_value(c) for c in self.choices or ()]
 
-    def _decode(self, value: Any) -> Any:
-        return (self.choices or ())[self.encoded().index(value)]
+    def decode(self, value: Any) -> Any:
+        """Return a value as the recipe has it, from what Optuna has stored.
+
+        Parameters
+        ----------
+        value : object
+
+        Returns
+        -------
+        object
+        """
+        if self.choices is not None:
+            return self.choices[self.encoded().index(value)]
+        # Seven times 0.05 is 0.35, and not 0.35000000000000003.
+        return float(f"{value:.12g}") if isinstance(self.step, float) else value
 
     def grid(self) -> list[Any]:
         """Return the values that a grid takes, as Optuna can store them.
@@ -195,7 +208,7 @@ class Space:
             The values do not go together.
         """
         settings = copy.deepcopy(self._settings)
-        for key, group in self._keys.items():
+        for key, group in sorted(self._keys.items()):  # "optimizer" before "optimizer.lr"
             _put(settings, key, _compose([values[dimension.name] for dimension in group]))
         return Recipe.from_settings(settings)
 
@@ -212,7 +225,7 @@ class Space:
         dict
         """
         known = {dimension.name: dimension for dimension in self.dimensions}
-        return {n: known[n]._decode(v) if known[n].choices is not None else v for n, v in params.items()}
+        return {name: known[name].decode(value) for name, value in params.items()}
 
     def grid(self) -> list[dict[str, Any]]:
         """Return all the points of the grid.

@@ -77,9 +77,7 @@ def storage(url: str, heartbeat: int) -> Iterator[Any]:
     timeout = {"timeout": 60} if is_sqlite else {"connect_timeout": 10} if "postgresql" in parsed.drivername else {}
 
     def connect() -> Any:
-        with warnings.catch_warnings():
-            # Optuna calls its heartbeat experimental, since 2021.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with heartbeat_allowed():
             return optuna.storages.RDBStorage(
                 parsed.render_as_string(hide_password=False),
                 engine_kwargs={"connect_args": timeout},
@@ -110,6 +108,14 @@ def storage(url: str, heartbeat: int) -> Iterator[Any]:
     finally:
         opened.remove_session()
         opened.engine.dispose()
+
+
+@contextlib.contextmanager
+def heartbeat_allowed() -> Iterator[None]:
+    """Do without the warning that Optuna's heartbeat is experimental, which it has been since 2021."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", import_optuna().exceptions.ExperimentalWarning)
+        yield
 
 
 @contextlib.contextmanager
@@ -167,8 +173,7 @@ def open_study(storage: Any, name: str, recipe: Recipe) -> Any:
         The study that is there is one of another recipe, or of other settings of it.
     """
     optuna = import_optuna()
-    with warnings.catch_warnings():
-        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     ours = _identity(recipe)
     theirs = study.user_attrs.get(_IDENTITY)
     if theirs is None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import multiprocessing
 import secrets
 import signal
@@ -138,7 +139,7 @@ def work(job: Job, study: Any, data: Dataset, tell: Callable[[], object] = lambd
     silent: dict[int, float] = {}  # trials without a heartbeat, and since when
     assert job.recipe.search is not None
     while True:
-        with _experimental():
+        with studies.heartbeat_allowed():
             optuna.storages.fail_stale_trials(study)
         trials = study.get_trials(deepcopy=False)
         states = {trial.state for trial in trials}
@@ -182,15 +183,6 @@ def _bury_stillborn(study: Any, trials: Sequence[Any], silent: dict[int, float],
                 studies.put_back(study, trial)
 
 
-@contextlib.contextmanager
-def _experimental() -> Iterator[None]:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", studies.import_optuna().exceptions.ExperimentalWarning)
-        yield
-
-
 class _NotJudged(Exception):  # noqa: N818 - an outcome
     """The trial has no score, and shall not have one."""
 
@@ -214,15 +206,14 @@ class _Objective:
         try:
             recipe = self.space.recipe_with(values)
             result = judge(recipe, self.data, search, self._reporter(trial, _epochs(self.job.recipe, self.space)))
-        except (
-            DivergenceError
-        ) as error:  # so bad that nobody shall look there again, which a failed trial would not say
+        except DivergenceError as error:
+            # So bad that nobody shall look there again, which a failed trial would not say.
             trial.set_user_attr("error", str(error))
             raise optuna.TrialPruned from None
         except (UsageError, DataError, MemoryError) as error:  # settings that do not go together
             raise self._not_judged(trial, str(error) or "out of memory") from None
-        std = result.figures()["accuracy_std"]
-        trial.set_user_attr("std", std)
+        std = result.std()
+        trial.set_user_attr("std", None if math.isnan(std) else std)
         trial.set_user_attr("seconds", time.perf_counter() - started)
         return result.mean()
 
@@ -267,7 +258,7 @@ def run_workers(job: Job, count: int, tell: Callable[[], object], say: Callable[
     Raises
     ------
     ChildProcessError
-        All of them were killed.
+        All of them were killed, or could not start.
     KeyboardInterrupt
         Ctrl-C or SIGTERM came; they have ended.
     """
@@ -309,7 +300,10 @@ def run_workers(job: Job, count: int, tell: Callable[[], object], say: Callable[
     if failures:
         raise failures[0]
     if all(worker.exitcode for worker in workers):
-        raise ChildProcessError("all workers were killed (is there enough memory?)")
+        by_signal = all((worker.exitcode or 0) < 0 for worker in workers)
+        raise ChildProcessError(
+            "all workers were killed (is there enough memory?)" if by_signal else "no worker came to its end"
+        )
 
 
 def _worker(job: Job, number: int, threads: int, errors: Connection) -> None:

@@ -282,9 +282,10 @@ KERNEL int FN(gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias,
         p.b = a.data, p.b_step = a.column, p.b_column = a.row;
         p.m = n, p.n = m;
     }
-    /* A block of columns for each thread, or fewer than that and several blocks of rows, of equal size. */
+    /* A block of columns for each thread, or fewer than that and several blocks of rows, of equal size. A tall a, such
+       as the weight of a linear layer, is read by one thread only: that is worth packing b several times. */
     const int threads = nnkit_threads_for(NS_A_PRODUCT * m * n * k);
-    p.blocks_n = MIN(threads, CEIL_DIV(p.n, 2 * PANEL));
+    p.blocks_n = p.m > 4 * p.n ? 1 : MIN(threads, CEIL_DIV(p.n, 2 * PANEL));
     p.block_n = CEIL_DIV(CEIL_DIV(p.n, p.blocks_n), PANEL) * PANEL;
     p.blocks_n = CEIL_DIV(p.n, p.block_n);
     const ptrdiff_t blocks_m = MAX(CEIL_DIV(threads, p.blocks_n), CEIL_DIV(p.m, 512));

@@ -224,6 +224,10 @@ def _what_next(figures: dict[str, Any], data_dir: str | None) -> str:
 
 
 def _search(options: argparse.Namespace) -> None:
+    ranks = distributed.launched().size
+    if ranks > 1 and options.storage is None:
+        apart = f"mpiexec started {ranks} searches that would know nothing of each other"
+        raise UsageError(f"{apart}: expected --storage URL")
     cli_search.run(options, _overrides(options), _refit, _say)
 
 

@@ -332,6 +332,13 @@ def test_wrong_use_is_one_line_and_leaves_nothing(argv, status, message, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_several_processes_of_mpiexec_need_a_database_in_common(capsys, monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setenv("PMI_RANK", "1")
+    assert main(["search", "quickstart"]) == 2
+    assert "2 searches that would know nothing of each other: expected --storage URL" in capsys.readouterr().err
+
+
 def test_epochs_are_searched_or_given():
     recipe = with_space('"training.epochs" = {low = 1, high = 3}', settings=["search.epochs=2"])
     with pytest.raises(UsageError, match=r"search.epochs: expected none where training.epochs is searched, got 2"):

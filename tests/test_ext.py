@@ -172,6 +172,23 @@ def test_zeros_left_out_of_gemm_do_not_change_a_bit(kernels, dtype, threads, siz
 
 
 @needs_compiled
+def test_threads_do_not_decide_what_gemm_leaves_out(kernels, dtype, rng):
+    """Zero times infinity is NaN, unless it is left out."""
+    before = _ext.get_num_threads()
+    for n in (150, 300, 500, 1000):
+        a, b, found = normal(rng, (64, 16), dtype), normal(rng, (16, n), dtype), []
+        a[rng.random(a.shape) < 0.6], b[3] = 0, np.inf
+        for count in (1, 2, 3, 8):
+            _ext.set_num_threads(count)
+            out = np.empty((64, n), dtype)
+            kernels.gemm(a, b, out)
+            found.append(np.isnan(out).any())
+        assert len(set(found)) == 1
+    assert not found[-1]
+    _ext.set_num_threads(before)
+
+
+@needs_compiled
 @pytest.mark.parametrize("layout", ["rows", "columns"])
 def test_relu_of_gemm_keeps_nan(kernels, dtype, layout, rng):
     a, b = normal(rng, (9, 400), dtype), laid_out(rng, (400, 40), dtype, layout)

@@ -7,10 +7,11 @@
    columns wide, stays while all rows of a go past. What a row of a has besides zeros is listed before. The sums are the
    same to the last bit, for they are made in the same order. */
 
-#define SPAN (12 * LANES)
+#define SUMS 12  /* vectors */
+#define SPAN (SUMS * LANES)
 #define PANEL_BYTES (24 * 1024)
-#define SPARSE_DEPTH (PANEL_BYTES / (12 * VECTOR_BYTES))  /* rows of a panel */
-#define MOST_TERMS (512 * 1024)  /* a's lists would leave the L2 cache beyond that */
+#define SPARSE_DEPTH (PANEL_BYTES / (SUMS * VECTOR_BYTES))  /* rows of a panel */
+#define MOST_TERMS (512 * 1024)  /* that there is room for, at most: 4 MiB for float */
 
 typedef struct {
     real factor;
@@ -66,18 +67,18 @@ KERNEL void FN(list_task)(void *job, ptrdiff_t index, int thread)
 /* out = the terms' rows of the panel, each times its factor, added to out if `add`. */
 INLINE void FN(sparse_tile)(const FN(term) *terms, int count, const real *panel, int add, real *out)
 {
-    vec sums[12];
+    vec sums[SUMS];
     UNROLL
-    for (int v = 0; v < 12; v++)
+    for (int v = 0; v < SUMS; v++)
         sums[v] = (add ? FN(load)(out + v * LANES) : (vec){0}) + (vec){0};  /* -0 becomes 0, as there */
     for (int t = 0; t < count; t++) {
         const real factor = terms[t].factor, *row = panel + terms[t].place;
         UNROLL
-        for (int v = 0; v < 12; v++)
+        for (int v = 0; v < SUMS; v++)
             sums[v] += factor * FN(load)(row + v * LANES);
     }
     UNROLL
-    for (int v = 0; v < 12; v++)
+    for (int v = 0; v < SUMS; v++)
         FN(store)(out + v * LANES, sums[v]);
 }
 
@@ -114,10 +115,12 @@ KERNEL void FN(sparse_task)(void *job, ptrdiff_t index, int thread)
         }
 }
 
-/* Whether that is faster: enough rows to pay for a panel of b, a strip for each thread, and zeros. */
+/* Whether that is faster: enough rows to pay for a panel of b, several spans, and zeros. It does not depend on the
+   number of threads, for a result must not: what is left out may be zero times infinity. */
 KERNEL int FN(gemm_sparse_pays)(nnkit_matrix a, nnkit_matrix b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
 {
-    return b.column == 1 && m >= 32 && k >= 8 && n >= 2 * SPAN * nnkit_get_threads() && m * k <= MOST_TERMS
+    const ptrdiff_t parts = CEIL_DIV(k, SPARSE_DEPTH);
+    return b.column == 1 && m >= 32 && k >= 8 && n >= 4 * SPAN && m <= MOST_TERMS / (parts * SPARSE_DEPTH)
            && FN(count_nonzero)(a, m, k) < m * k * 0.7;
 }
 

@@ -1,10 +1,7 @@
-"""The report of a run: one HTML file that holds everything, pictures included, and can be mailed or printed."""
+"""The report of a run."""
 
-import base64
 import json
-import math
 import tomllib
-from collections.abc import Iterable, Sequence
 from html import escape
 from os import PathLike
 from pathlib import Path
@@ -13,51 +10,9 @@ from typing import Any
 from nnkit.errors import DataError
 from nnkit.files import atomic_path
 from nnkit.history import History
+from nnkit.page import duration, fold, known, page, picture, table, tiles
 
 _LONG_TABLE = 24  # rows; a longer one starts folded
-
-_CSS = """
-:root { color-scheme: light dark; --ink: #1f2328; --muted: #59636e; --line: #d8dee4; --paper: #fff; --card: #f6f8fa;
-  --right: #0072b2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --muted: #9aa5b1; --line: #30363d; --paper: #0d1117;
-  --card: #161b22; --right: #56b4e9; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 60rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, "DejaVu Sans", sans-serif; }
-h1 { font-size: clamp(1.5rem, 5vw, 2.25rem); line-height: 1.2; margin: 0 0 .75rem; text-wrap: balance; }
-h2 { font-size: 1.25rem; margin: 2.75rem 0 .75rem; padding-top: 1.25rem; border-top: 1px solid var(--line); }
-h3 { font-size: .8125rem; margin: 0 0 .25rem; color: var(--muted); font-weight: 600; text-transform: uppercase;
-  letter-spacing: .05em; }
-p { max-width: 42rem; margin: .5rem 0; overflow-wrap: anywhere; }
-.over { color: var(--muted); margin: 0 0 .25rem; }
-.tiles { display: grid; grid-template-columns: repeat(3, 1fr); gap: .75rem; margin: 1.5rem 0; padding: 0;
-  list-style: none; }
-.tiles li { background: var(--card); border-radius: .5rem; padding: .75rem 1rem; }
-.tiles b { display: block; font-size: 1.375rem; white-space: nowrap; line-height: 1.3;
-  font-variant-numeric: tabular-nums; }
-.tiles span { color: var(--muted); font-size: .875rem; }
-.sections { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1.25rem 2.5rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { font-weight: 600; }
-td { overflow-wrap: anywhere; }
-.settings th { font-weight: 400; color: var(--muted); width: 45%; }
-.figures th:not(:first-child), .figures td { text-align: right; padding: .3rem 0 .3rem .75rem; white-space: nowrap; }
-.figures thead th { vertical-align: bottom; }
-tr.best > * { color: var(--right); font-weight: 600; }
-figure { margin: 1rem 0 1.5rem; background: #fff; border-radius: .5rem; padding: .5rem; border: 1px solid var(--line); }
-img { display: block; max-width: 100%; height: auto; margin: auto; }
-summary { cursor: pointer; color: var(--muted); padding: .25rem 0; }
-code { font: .9em ui-monospace, "DejaVu Sans Mono", monospace; background: var(--card); padding: .1em .35em;
-  border-radius: .25rem; }
-footer { margin-top: 3rem; color: var(--muted); font-size: .875rem; }
-@media (max-width: 40rem) { .tiles { grid-template-columns: repeat(2, 1fr); } figure { overflow-x: auto; }
-  figure img { max-width: none; width: 40rem; } }
-@media print { body { max-width: none; padding: 0; font-size: 10.5pt; } h2 { break-after: avoid; }
-  figure, section, .tiles li, tr { break-inside: avoid; } .tiles li { border: 1px solid var(--line); }
-  .scroll { overflow: visible; } }
-"""
 
 
 def write_report(run_dir: str | PathLike[str]) -> Path:
@@ -111,42 +66,30 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _page(folder: Path, figures: dict[str, Any], settings: dict[str, Any], history: History) -> str:
     verdict, name = _verdict(figures), figures.get("recipe", folder.name)
     classes = figures.get("classes", [])
-    parts = [
-        f'<p class="over">{escape(str(name))}</p>',
-        f"<h1>{escape(verdict)}</h1>",
-        f"<p>{escape(_story(figures))}</p>",
-        _tiles(figures),
-        _settings_section(settings),
-        "<h2>Training</h2>",
-        _picture(folder, "training_curves.png", _curves_text(figures)),
-        _fold(_history_table(history, figures.get("best_epoch")), "Every epoch in figures", folded=True),
-        "<h2>Test set, class by class</h2>",
-        _picture(folder, "confusion_matrix.png", _matrix_text(figures)),
-        _fold(_class_table(figures, classes), "Every class in figures", folded=len(classes) > _LONG_TABLE),
-        "<h2>What the net said</h2>",
-        _picture(folder, "predictions.png", "Sample test images, each with the predicted class and its confidence."),
-        _picture(
-            folder, "misclassified.png", "The misclassified test images of highest confidence, with true classes."
-        ),
-        "<h2>What the first layer learned</h2>",
-        _picture(folder, "filters.png", "The weights of the first layer's filters, drawn as images; gray is zero."),
-        f"<footer>{_footer(figures)}</footer>",
-    ]
-    body = "\n".join(part for part in parts if part)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{escape(f"{name}: {verdict}")}</title>
-<style>{_CSS}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+    return page(
+        f"{name}: {verdict}",
+        [
+            f'<p class="over">{escape(str(name))}</p>',
+            f"<h1>{escape(verdict)}</h1>",
+            f"<p>{escape(_story(figures))}</p>",
+            _tiles(figures),
+            _settings_section(settings),
+            "<h2>Training</h2>",
+            picture(folder, "training_curves.png", _curves_text(figures)),
+            fold(_history_table(history, figures.get("best_epoch")), "Every epoch in figures", folded=True),
+            "<h2>Test set, class by class</h2>",
+            picture(folder, "confusion_matrix.png", _matrix_text(figures)),
+            fold(_class_table(figures, classes), "Every class in figures", folded=len(classes) > _LONG_TABLE),
+            "<h2>What the net said</h2>",
+            picture(folder, "predictions.png", "Sample test images, each with the predicted class and its confidence."),
+            picture(
+                folder, "misclassified.png", "The misclassified test images of highest confidence, with true classes."
+            ),
+            "<h2>What the first layer learned</h2>",
+            picture(folder, "filters.png", "The weights of the first layer's filters, drawn as images; gray is zero."),
+            f"<footer>{_footer(figures)}</footer>",
+        ],
+    )
 
 
 # The verdict
@@ -163,9 +106,9 @@ def _story(figures: dict[str, Any]) -> str:
         count = figures.get("epochs", 0)
         epochs = "1 epoch" if count == 1 else f"{count} epochs"
         sentences.append(
-            f"A net of {figures['parameters']:,} parameters, trained for {epochs} in {_duration(figures['seconds'])}."
+            f"A net of {figures['parameters']:,} parameters, trained for {epochs} in {duration(figures['seconds'])}."
         )
-    if figures.get("best_epoch") is not None and _known(figures.get("val_accuracy")):
+    if figures.get("best_epoch") is not None and known(figures.get("val_accuracy")):
         sentences.append(
             f"The weights kept are those of epoch {figures['best_epoch']}, the best on the validation images "
             f"({figures['val_accuracy']:.2%})."
@@ -183,13 +126,8 @@ def _tiles(figures: dict[str, Any]) -> str:
         ("seconds", "training time", ""),
         ("images_per_second", "images per second", "{:,.0f}"),
     ]
-    items = []
-    for key, label, form in shown:
-        value: Any = figures.get(key)
-        if _known(value):
-            text = form.format(value) if form else _duration(value)
-            items.append(f"<li><b>{escape(text)}</b><span>{label}</span></li>")
-    return f'<ul class="tiles">{"".join(items)}</ul>'
+    known_figures = [(figures[key], label, form) for key, label, form in shown if known(figures.get(key))]
+    return tiles([(form.format(value) if form else duration(value), label) for value, label, form in known_figures])
 
 
 def _settings_section(settings: dict[str, Any]) -> str:
@@ -228,18 +166,6 @@ def _footer(figures: dict[str, Any]) -> str:
 # Tables
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], best: int | None = None) -> str:
-    """Return a table of figures whose first column names the rows; the row at index `best` is set off."""
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    lines = []
-    for i, (name, *cells) in enumerate(rows):
-        mark = ' class="best"' if i == best else ""
-        values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        lines.append(f'<tr{mark}><th scope="row">{escape(name)}</th>{values}</tr>')
-    table = f"<thead><tr>{titles}</tr></thead>\n<tbody>{''.join(lines)}</tbody>"
-    return f'<div class="scroll" tabindex="0"><table class="figures">{table}</table></div>'
-
-
 def _history_table(history: History, best_epoch: int | None) -> str:
     columns = [
         ("epoch", "epoch", "{:.0f}"),
@@ -251,9 +177,9 @@ def _history_table(history: History, best_epoch: int | None) -> str:
         ("seconds", "seconds", "{:.1f}"),
     ]
     epochs = history["epoch"]
-    values = [[form.format(value) if _known(value) else "–" for value in history[key]] for key, _, form in columns]
+    values = [[form.format(value) if known(value) else "–" for value in history[key]] for key, _, form in columns]
     best = epochs.index(best_epoch) if best_epoch in epochs else None
-    return _table([title for _, title, _ in columns], zip(*values, strict=True), best)
+    return table([title for _, title, _ in columns], zip(*values, strict=True), best)
 
 
 def _class_table(figures: dict[str, Any], classes: list[dict[str, Any]]) -> str:
@@ -264,30 +190,15 @@ def _class_table(figures: dict[str, Any], classes: list[dict[str, Any]]) -> str:
     if all(f"macro_{key}" in figures for key in shares):
         total = f"{sum(c['support'] for c in classes):,}"
         rows.append(["mean over classes", *(f"{figures[f'macro_{key}']:.1%}" for key in shares), total])
-    return _table(["class", "precision", "recall", "F1", "images"], rows)
-
-
-def _fold(content: str, summary: str, *, folded: bool) -> str:
-    if not content:
-        return ""
-    return f"<details{'' if folded else ' open'}><summary>{escape(summary)}</summary>{content}</details>"
+    return table(["class", "precision", "recall", "F1", "images"], rows)
 
 
 # Pictures
 
 
-def _picture(folder: Path, name: str, text: str) -> str:
-    """Return the picture as part of the page, with the text for those who do not see it; nothing if it is missing."""
-    path = folder / name
-    if not path.is_file():
-        return ""
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<figure tabindex="0"><img src="data:image/png;base64,{data}" alt="{escape(text)}"></figure>'
-
-
 def _curves_text(figures: dict[str, Any]) -> str:
     text = "Line charts of the training and validation loss and accuracy over the epochs"
-    if figures.get("best_epoch") is None or not _known(figures.get("val_accuracy")):
+    if figures.get("best_epoch") is None or not known(figures.get("val_accuracy")):
         return f"{text}."
     return f"{text}; best validation accuracy {figures['val_accuracy']:.2%} in epoch {figures['best_epoch']}."
 
@@ -302,22 +213,3 @@ def _matrix_text(figures: dict[str, Any]) -> str:
         f"{text}; {best['name']} is recognised most often ({best['recall']:.0%}), "
         f"{worst['name']} least often ({worst['recall']:.0%})."
     )
-
-
-# Numbers
-
-
-def _known(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration as people say it.
-
-    >>> _duration(8.25), _duration(750), _duration(7260)
-    ('8.2 s', '12 min 30 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -60,7 +60,8 @@ ALLOWED = {
     },
     "recipes": {"data", "layers", "models", "optim"},
     "plots": {"history", "metrics"},
-    "report": {"history", "metrics", "plots"},
+    "page": set(),
+    "report": {"history", "metrics", "page", "plots"},
     "search": {"data", "folds", "plots", "recipes", "runs", "signals"},
     "folds": {"data", "history", "metrics", "models", "plots", "recipes", "runs", "solver"},
 }

@@ -9,24 +9,24 @@ import re
 import shlex
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 import nnkit
-from nnkit import data, metrics, plots, recipes
+from nnkit import data, pictures, recipes
 from nnkit._ext import get_num_threads, kernel_reason, kernels
 from nnkit.checkpoint import load_model
 from nnkit.data import Dataset
 from nnkit.distributed import Communicator
 from nnkit.errors import CheckpointError, DataError, UsageError, did_you_mean
+from nnkit.evaluation import Evaluation as Evaluation
+from nnkit.evaluation import evaluate_model as evaluate_model
 from nnkit.files import atomic_path
-from nnkit.history import History
 from nnkit.interop.torch import write_state
 from nnkit.models import Model
+from nnkit.pictures import EXAMPLE as EXAMPLE
 from nnkit.recipes import Recipe, toml
 from nnkit.report import write_report
 from nnkit.signals import Interrupted
@@ -34,58 +34,7 @@ from nnkit.solver import Solver, TrainingInterrupted
 
 RUNS = Path("runs")
 CONFIG, MODEL, STATE = "config.toml", "model.safetensors", "last.ckpt"
-METRICS, EXAMPLE = "metrics.json", "example.png"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model says about labelled images.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (N,)
-    probabilities : ndarray of shape (N, classes)
-    class_names : sequence of str
-    """
-
-    labels: np.ndarray
-    probabilities: np.ndarray
-    class_names: Sequence[str]
-
-    @property
-    def accuracy(self) -> float:
-        """The share of images whose likeliest class is the right one."""
-        return metrics.accuracy(self.labels, self.probabilities.argmax(axis=1))
-
-    @property
-    def matrix(self) -> np.ndarray:
-        """The confusion matrix of shape (classes, classes): true classes in rows, predicted ones in columns."""
-        return metrics.confusion_matrix(self.labels, self.probabilities.argmax(axis=1), len(self.class_names))
-
-    def figures(self) -> dict[str, Any]:
-        """Return accuracy, cross-entropy, macro averages and each class's scores, ready for JSON.
-
-        Returns
-        -------
-        dict
-        """
-        scores = metrics.precision_recall_f1(self.matrix)
-        given_to_truth = self.probabilities[np.arange(len(self.labels)), self.labels]
-        columns = zip(self.class_names, scores.precision, scores.recall, scores.f1, scores.support, strict=True)
-        return {
-            "test_images": len(self.labels),
-            "test_accuracy": self.accuracy,
-            "test_loss": float(-np.log(np.maximum(given_to_truth, 1e-30, dtype=np.float64)).mean()),
-            "macro_precision": scores.macro_precision,
-            "macro_recall": scores.macro_recall,
-            "macro_f1": scores.macro_f1,
-            "class_names": list(self.class_names),
-            "confusion_matrix": self.matrix.tolist(),
-            "classes": [
-                {"name": name, "precision": float(p), "recall": float(r), "f1": float(f1), "support": int(n)}
-                for name, p, r, f1, n in columns
-            ],
-        }
+METRICS = "metrics.json"
 
 
 def new_folder(name: str, root: Path = RUNS) -> Path:
@@ -256,7 +205,7 @@ def _finish(
     with atomic_path(folder / METRICS) as path:
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     say("drawing the pictures and the report")
-    _draw(folder, solver.model, solver.history, test, evaluation)
+    pictures.draw(folder, solver.model, solver.history, test, evaluation)
     write_report(folder)
     return figures
 
@@ -347,37 +296,6 @@ def make_solver(recipe: Recipe, training: Dataset, validation: Dataset, **option
         **settings,
         **options,
     )
-
-
-def evaluate_model(
-    model: Model, dataset: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None, label: str | None = "test"
-) -> Evaluation:
-    """Run a model over a data set; on a terminal, a bar tells how far it is.
-
-    Parameters
-    ----------
-    model : Model
-    dataset : Dataset
-    normalize : pair of array_like of shape (C,), or None
-        Mean and standard deviation, as in training.
-    label : str, optional
-        What the bar calls the images; None for no bar. "test" by default.
-
-    Returns
-    -------
-    Evaluation
-    """
-    from tqdm import tqdm
-
-    look = {"desc": label, "unit": " images", "unit_scale": True, "dynamic_ncols": True, "leave": False}
-    parts = []
-    with tqdm(
-        total=len(dataset), disable=True if label is None else None, **look
-    ) as bar:  # None: where stderr is no terminal
-        for x, _ in data.batches(dataset, 250, normalize=normalize):
-            parts.append(model.predict_proba(x))
-            bar.update(len(x))
-    return Evaluation(dataset.labels, np.concatenate(parts), dataset.class_names)
 
 
 def evaluate(run: str | Path, data_dir: str | None = None) -> dict[str, Any]:
@@ -513,20 +431,3 @@ def _image_shape(model: Model) -> tuple[int, int, int]:
         raise CheckpointError(f"expected a model for images, got one for inputs of shape {model.input_shape}")
     channels, height, width = model.input_shape
     return channels, height, width
-
-
-def _draw(folder: Path, model: Model, history: History, test: Dataset, evaluation: Evaluation) -> None:
-    """Write the pictures, and the first test image as a file to try `nnkit predict` with."""
-    from PIL import Image
-
-    answers = test.images, test.labels, evaluation.probabilities, test.class_names
-    plots.save(plots.training_curves(history), folder / "training_curves.png")
-    plots.save(plots.confusion_matrix(evaluation.matrix, test.class_names), folder / "confusion_matrix.png")
-    plots.save(plots.predictions(*answers), folder / "predictions.png")
-    plots.save(plots.misclassified(*answers), folder / "misclassified.png")
-    first = next(iter(model.named_parameters().values()))
-    figure = plots.filters(first, input_shape=_image_shape(model), class_names=test.class_names)
-    plots.save(figure, folder / "filters.png")
-    with atomic_path(folder / EXAMPLE) as path:
-        image = test.images[0]
-        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(path)

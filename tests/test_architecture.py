@@ -62,8 +62,10 @@ ALLOWED = {
     "plots": {"history", "metrics"},
     "page": set(),
     "report": {"history", "metrics", "page", "plots"},
+    "evaluation": {"data", "metrics", "models"},
+    "pictures": {"data", "evaluation", "history", "models", "plots"},
     "search": {"data", "folds", "plots", "recipes", "runs", "signals"},
-    "folds": {"data", "history", "metrics", "models", "plots", "recipes", "runs", "solver"},
+    "folds": {"data", "evaluation", "history", "metrics", "models", "plots", "recipes", "runs", "solver"},
 }
 HEAVY = ("matplotlib", "torch", "sklearn", "streamlit", "PIL", "optuna", "safetensors", "pooch", "tqdm", "mpi4py")
 

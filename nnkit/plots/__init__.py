@@ -6,9 +6,14 @@
 '85.0% of 20 images are recognised'
 """
 
+from nnkit.plots.calibration import reliability as reliability
+from nnkit.plots.classes import class_scores as class_scores
 from nnkit.plots.confusion import confusion_matrix as confusion_matrix
+from nnkit.plots.curves import gradient_norms as gradient_norms
+from nnkit.plots.curves import learning_rate as learning_rate
 from nnkit.plots.curves import training_curves as training_curves
 from nnkit.plots.folds import fold_curves as fold_curves
+from nnkit.plots.images import hardest_right as hardest_right
 from nnkit.plots.images import misclassified as misclassified
 from nnkit.plots.images import predictions as predictions
 from nnkit.plots.search import importances as importances

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette for every kind of colour vision
+GREEN, PINK = "#009E73", "#CC79A7"  # of the same, for what is neither right nor wrong
 INK, MUTED, FAINT = "#1F2328", "#656D76", "#D8DEE4"
 
 _STYLE = {
@@ -133,6 +134,17 @@ def headed_figure(width: float, height: float, title: str, subtitle: str = "") -
     line = figure.text(margin / width, 1 - second / total, subtitle, va="top", size=small, color=MUTED)
     line.set_in_layout(False)
     return figure
+
+
+def headed_axes(
+    ax: "Axes | None", width: float, height: float, title: str, subtitle: str = ""
+) -> tuple["Figure", "Axes"]:
+    """Return what to draw in: the axes given, with the title above them, or those of a new figure under a heading."""
+    if ax is None:
+        figure = headed_figure(width, height, title, subtitle)
+        return figure, figure.subplots()
+    ax.set_title(title, parse_math=False)
+    return cast("Figure", ax.get_figure()), ax
 
 
 def cell_grid(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nnkit import metrics
 from nnkit.history import History
 
 GAP = 0.05  # training accuracy ahead of the validation accuracy by so much is overfitting
@@ -66,7 +67,7 @@ def analyse(figures: dict[str, Any], history: History) -> dict[str, Any]:
     Returns
     -------
     dict
-        "fit" as of `fit`, "confusions" as of `confusions`, "accuracy_interval" as of `accuracy_interval`, and
+        "fit" as of `fit`, "confusions" as of `confusions`, "accuracy_interval" as of `metrics.accuracy_interval`, and
         "calibration": "overconfident", "underconfident", "calibrated" or "uneven" (right only on average); those that
         the figures suffice for.
     """
@@ -76,7 +77,8 @@ def analyse(figures: dict[str, Any], history: History) -> dict[str, Any]:
     if names and matrix:
         found["confusions"] = confusions(matrix, names)
     if total:
-        found["accuracy_interval"] = list(accuracy_interval(round(figures["test_accuracy"] * total), total))
+        ends = metrics.accuracy_interval(round(figures["test_accuracy"] * total), total)
+        found["accuracy_interval"] = [float(end) for end in ends]
     if "reliability" in figures:
         found["calibration"] = _calibration(figures)
     return found
@@ -199,30 +201,6 @@ def confusions(matrix: ArrayLike, class_names: Sequence[str], count: int = 3) ->
             names = [str(class_names[first]), str(class_names[second])]
             pairs.append({"classes": names, "mistakes": mistakes, "images": images})
     return pairs
-
-
-def accuracy_interval(right: int, total: int) -> tuple[float, float]:
-    """Return between which two shares the true accuracy lies, with 95% certainty: the interval of Wilson.
-
-    Parameters
-    ----------
-    right, total : int
-        Images recognised, and all of them.
-
-    Returns
-    -------
-    low, high : float
-
-    Examples
-    --------
-    >>> low, high = accuracy_interval(90, 100)
-    >>> round(low, 3), round(high, 3)
-    (0.826, 0.945)
-    """
-    z, p = 1.959964, right / total
-    middle = (p + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(p * (1 - p) / total + (z / (2 * total)) ** 2)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def _calibration(figures: dict[str, Any]) -> str:

@@ -149,6 +149,39 @@ def top_k_accuracy(labels: ArrayLike, scores: ArrayLike, k: int = 5) -> float:
     return float(np.mean(rank < k))
 
 
+def accuracy_interval(right: ArrayLike, total: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return between which two shares the true accuracy lies with 95% certainty: the interval of Wilson.
+
+    Parameters
+    ----------
+    right, total : int, or array_like of int of one shape
+        Images recognised, and all of them.
+
+    Returns
+    -------
+    low, high : ndarray
+
+    Raises
+    ------
+    ValueError
+        When a total is below 1, or not 0 ≤ right ≤ total.
+
+    Examples
+    --------
+    >>> from nnkit import metrics
+    >>> low, high = metrics.accuracy_interval(90, 100)
+    >>> round(float(low), 3), round(float(high), 3)
+    (0.826, 0.945)
+    """
+    hits, n = np.asarray(right, np.float64), np.asarray(total, np.float64)
+    if not ((n >= 1) & (hits >= 0) & (hits <= n)).all():
+        raise ValueError(f"right, total: expected 0 ≤ right ≤ total, and total at least 1, got {right!r} and {total!r}")
+    z, p = 1.959964, hits / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
+
+
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, num_classes: int | None = None) -> np.ndarray:
     """Count how often each class was taken for each.
 

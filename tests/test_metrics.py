@@ -205,3 +205,12 @@ def test_bad_probabilities_are_named(labels, probabilities, bins, message):
     for metric in (metrics.reliability, metrics.expected_calibration_error):
         with pytest.raises(ValueError, match=message):
             metric(labels, probabilities, bins=bins)
+
+
+def test_the_interval_of_an_accuracy():
+    low, high = metrics.accuracy_interval([0, 5, 10, 9_000], [10, 10, 10, 10_000])
+    np.testing.assert_allclose(low, [0, 0.2366, 0.7225, 0.8940], atol=1e-4)  # statsmodels' proportion_confint, "wilson"
+    np.testing.assert_allclose(high, [0.2775, 0.7634, 1, 0.9057], atol=1e-4)
+    for right, total in [(1, 0), (2, 1), (-1, 1)]:
+        with pytest.raises(ValueError, match=r"expected 0 ≤ right ≤ total"):
+            metrics.accuracy_interval(right, total)

@@ -1,6 +1,6 @@
 """Confidence against accuracy, as a picture."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,7 +18,7 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, *, bins: int = 15, 
     """Draw how often answers of each confidence are right, and under it how many there are of each.
 
     Where a net is as sure as it is right, the points lie on the diagonal; those below it are of answers that it was too
-    sure of. The bars span one standard error up and down.
+    sure of. The bars are 95% intervals, as `nnkit.metrics.accuracy_interval` gives them.
 
     Parameters
     ----------
@@ -49,20 +49,22 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, *, bins: int = 15, 
     sure, right = (float(np.nansum(share * values)) for values in (found.confidence, found.accuracy))
     title = f"On average {sure:.1%} sure, and right in {right:.1%}"
     subtitle = f"Expected calibration error {found.error:.1%}, over {bins} bins of {found.count.sum():,} answers."
-    figure, axes = headed_axes(ax, 5.2, 5.0, title, subtitle)
+    figure, axes = headed_axes(ax, 5.2, 5.1, title, subtitle, legend=True)
     low = found.edges[np.flatnonzero(found.count)[0]]  # of K classes, no answer is less than 1/K sure
     low = float(np.floor(5 * low) / 5)
     filled = found.count > 0
     x, y = found.confidence[filled], found.accuracy[filled]
     axes.plot([low, 1], [low, 1], "--", color=MUTED, linewidth=1.2, zorder=1, label="as sure as right")
     axes.vlines(x, np.minimum(x, y), np.maximum(x, y), color=ORANGE, alpha=0.35, linewidth=5, zorder=2, label="gap")
-    error = np.sqrt(y * (1 - y) / found.count[filled])
-    axes.errorbar(
-        x, y, error, fmt="o", color=BLUE, markersize=6, linewidth=1.2, zorder=3, label="answers, by confidence"
+    ends = metrics.accuracy_interval(np.round(y * found.count[filled]), found.count[filled])
+    axes.vlines(x, *ends, color=BLUE, linewidth=1.2, zorder=3)
+    axes.plot(x, y, "o", color=BLUE, markersize=6, zorder=4, clip_on=False, label="answers, 95% interval")
+    axes.set(
+        xlim=(low, 1), ylim=(min(low, float(np.floor(5 * y.min()) / 5)) - 0.03, 1.03), ylabel="Share that is right"
     )
-    axes.set(xlim=(low, 1), ylim=(min(low, y.min()) - 0.03, 1.03), ylabel="Share that is right")
     axes.grid(visible=True)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper left")
+    style: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9, "handlelength": 1.6}
+    axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, columnspacing=1.2, **style)
     axes.yaxis.set_major_formatter(_percent)
     axes.tick_params(axis="x", labelbottom=False)
     below = axes.inset_axes((0, -0.24, 1, 0.18), sharex=axes)

@@ -58,7 +58,7 @@ def class_scores(matrix: ArrayLike, class_names: Sequence[str] | None = None, *,
         left_out = len(order) - _HIGHEST - _LOWEST
         order = np.concatenate([order[:_HIGHEST], order[-_LOWEST:]])
     size = 0.27 * max(len(order) + bool(left_out), 3) + 0.9
-    figure, axes = headed_axes(ax, 7.2, size, *_finding(scores, names, there, left_out))
+    figure, axes = headed_axes(ax, 7.2, size, *_finding(scores, names, there, left_out), legend=True)
     places = np.arange(len(order)) + (np.arange(len(order)) >= _HIGHEST) * bool(left_out)  # a gap for those left out
     shown = [getattr(scores, name)[order] for name in ("precision", "recall", "f1")]
     axes.hlines(places, np.minimum(*shown[:2]), np.maximum(*shown[:2]), color=FAINT, linewidth=3, zorder=1)
@@ -70,7 +70,7 @@ def class_scores(matrix: ArrayLike, class_names: Sequence[str] | None = None, *,
     for values, look in zip(shown, looks, strict=True):
         style: dict[str, Any] = {"linestyle": "", "markersize": 6, "clip_on": False} | look
         axes.plot(values, places, **style)
-    axes.set_yticks(places, [shorten(names[i], 20) for i in order])
+    axes.set_yticks(places, [shorten(names[i], 20) for i in order], parse_math=False)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     low = np.floor(10 * min((values.min() for values in shown if values.size), default=0.0)) / 10
     axes.set_xlim(low - 0.02 * (1 - low), 1)

@@ -75,6 +75,8 @@ def in_house_style(draw: Callable[_P, "Figure"]) -> Callable[_P, "Figure"]:
 def save(figure: "Figure", path: str | PathLike[str]) -> Path:
     """Write a figure to a file of the type that its ending names; the file appears whole or not at all.
 
+    A PNG says the figure's heading in its metadata, for those who do not see it: "Title" and "Description".
+
     Parameters
     ----------
     figure : matplotlib.figure.Figure
@@ -108,8 +110,13 @@ def save(figure: "Figure", path: str | PathLike[str]) -> Path:
     with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings(), atomic_path(path) as temporary:
         # A class name in a script that the font lacks is drawn as boxes; that is no reason to fail.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(temporary, format=kind)
+        figure.savefig(temporary, format=kind, metadata=_heading(figure) if kind == "png" else None)
     return path
+
+
+def _heading(figure: "Figure") -> dict[str, str]:
+    title, *others = [figure.get_suptitle(), *(text.get_text() for text in figure.texts[1:2])]
+    return {"Title": title, "Description": " ".join(others)} if title else {}
 
 
 def headed_figure(width: float, height: float, title: str, subtitle: str = "") -> "Figure":
@@ -137,13 +144,18 @@ def headed_figure(width: float, height: float, title: str, subtitle: str = "") -
 
 
 def headed_axes(
-    ax: "Axes | None", width: float, height: float, title: str, subtitle: str = ""
+    ax: "Axes | None", width: float, height: float, title: str, subtitle: str = "", *, legend: bool = False
 ) -> tuple["Figure", "Axes"]:
-    """Return what to draw in: the axes given, with the title above them, or those of a new figure under a heading."""
+    """Return what to draw in: the axes given, with the title above them, or those of a new figure under a heading.
+
+    With `legend`, there is room for one line between the title and the axes.
+    """
     if ax is None:
         figure = headed_figure(width, height, title, subtitle)
         return figure, figure.subplots()
-    ax.set_title(title, parse_math=False)
+    room = ax.get_window_extent().width / ax.figure.dpi * 72
+    size = min(10.0, room / (0.69 * len(title)))
+    ax.set_title(title, size=size, pad=24 if legend else None, parse_math=False)
     return cast("Figure", ax.get_figure()), ax
 
 

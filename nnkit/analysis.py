@@ -332,22 +332,24 @@ def _classes_in_words(classes: list[dict[str, Any]]) -> Finding:
         headline = f"Only {best['name']} was tested" if len(there) == 1 else "All classes fare the same"
         return Finding(topic, headline, f"{best['recall']:.1%} of the images are recognised.{note}")
     equals = sum(one["recall"] == best["recall"] for one in there) - 1
-    also = f", like {equals} more class{'es' * (equals > 1)}" if equals else ""
+    also = f", as in {equals} more class{'es' * (equals > 1)}" if equals else ""
     text = (
-        f"{best['name']} is recognised in {_of(best)}{also}; {worst['name']} in {_of(worst)}. When the net says "
-        f"{worst['name']}, it is right in {worst['precision']:.1%}.{note}"
+        f"Of {_of(best)} are recognised{also}; of {_of(worst)}. When the net says {worst['name']}, it is right in "
+        f"{worst['precision']:.1%}.{note}"
     )
     return Finding(topic, f"Best is {best['name']}, worst is {worst['name']}", text)
 
 
 def _of(one: dict[str, Any]) -> str:
-    return f"{round(one['recall'] * one['support']):,} of {one['support']:,} images ({one['recall']:.1%})"
+    return (
+        f"{one['support']:,} images of {one['name']}, {round(one['recall'] * one['support']):,} ({one['recall']:.1%})"
+    )
 
 
 def _calibration_in_words(verdict: str, figures: dict[str, Any]) -> Finding:
     headline = {
         "overconfident": "It is overconfident",
-        "underconfident": "It is surer to be right than it thinks",
+        "underconfident": "It is underconfident",
         "calibrated": "It is as sure as it is right",
         "uneven": "It is as sure as it is right only on average",
     }[verdict]

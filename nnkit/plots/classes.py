@@ -58,7 +58,7 @@ def class_scores(matrix: ArrayLike, class_names: Sequence[str] | None = None, *,
         left_out = len(order) - _HIGHEST - _LOWEST
         order = np.concatenate([order[:_HIGHEST], order[-_LOWEST:]])
     size = 0.27 * max(len(order) + bool(left_out), 3) + 0.9
-    figure, axes = headed_axes(ax, 7.2, size, *_finding(scores, names, there, left_out), legend=True)
+    figure, axes = headed_axes(ax, 6.6, size, *_finding(scores, names, there, left_out), legend=True)
     places = np.arange(len(order)) + (np.arange(len(order)) >= _HIGHEST) * bool(left_out)  # a gap for those left out
     shown = [getattr(scores, name)[order] for name in ("precision", "recall", "f1")]
     axes.hlines(places, np.minimum(*shown[:2]), np.maximum(*shown[:2]), color=FAINT, linewidth=3, zorder=1)

@@ -5,13 +5,14 @@ it as it was: parameters, gradients, running statistics, and whatever a training
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnkit.errors import UsageError, did_you_mean
-from nnkit.layers import BatchNorm, Conv2d, Dropout, Layer, Softmax
+from nnkit.errors import UsageError, did_you_mean, whole_number
+from nnkit.layers import BatchNorm, Conv2d, Dropout, Layer, Linear, Softmax
 from nnkit.models import Model, Residual, Sequential
 
 _BATCH = 64  # images at a time
@@ -78,6 +79,224 @@ def grad_cam(
         maps[part] = _enlarged(np.maximum(np.einsum("nc,nchw->nhw", weights, tap.output), 0), size)
     peak = maps.max(axis=(1, 2), keepdims=True)
     return maps / np.where(peak > 0, peak, 1)
+
+
+def occlusion(
+    model: Model,
+    x: ArrayLike,
+    target: int | Sequence[int] | np.ndarray | None = None,
+    *,
+    size: int | None = None,
+    stride: int | None = None,
+    fill: float | ArrayLike = 0.0,
+) -> np.ndarray:
+    """Find the places that a class's probability rests on, by covering them one after the other.
+
+    A square slides over the image. Each pixel gets the mean of what the squares that cover it take from the class's
+    probability: above 0, where seeing the pixel speaks for the class, below, where it speaks against.
+
+    Zeiler and Fergus, 2014: Visualizing and Understanding Convolutional Networks.
+
+    Parameters
+    ----------
+    model : Model
+        Any from images to scores; it needs no convolution.
+    x : array_like of shape (N, C, H, W)
+        Normalised as `model.predict` takes them.
+    target : int, or one for each image, optional
+        The class that is asked for; by default the one that the model predicts.
+    size : int, optional
+        The square's side in pixels; by default a quarter of the image's shorter side.
+    stride : int, optional
+        How far the square moves, not further than its side; by default half of that.
+    fill : float or one for each channel, default 0
+        What covers the image: by default the training images' mean colour, as 0 is after normalisation.
+
+    Returns
+    -------
+    ndarray of float32, shape (N, H, W)
+        From -1 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the images, the classes or the filling do not fit the model.
+    UsageError
+        If size or stride is out of range.
+
+    Examples
+    --------
+    >>> from nnkit import models
+    >>> model = models.create("mlp", num_classes=3)
+    >>> _ = model.build((3, 16, 16), seed=0)
+    >>> x = np.random.default_rng(0).normal(size=(2, 3, 16, 16))
+    >>> occlusion(model, x, target=1).shape
+    (2, 16, 16)
+    """
+    images = _as_images("occlusion", model, x)
+    probabilities = model.predict_proba(images)
+    classes = _as_classes("occlusion", model, target, len(images))
+    classes = probabilities.argmax(axis=1) if classes is None else classes
+    channels, height, width = images.shape[1:]
+    size = max(1, min(height, width) // 4) if size is None else size
+    size = whole_number("occlusion: size", size, 1, min(height, width))
+    stride = whole_number("occlusion: stride", max(1, size // 2) if stride is None else stride, 1, size)
+    colour = np.asarray(fill, images.dtype if images.dtype.kind == "f" else np.float32)
+    if colour.shape not in ((), (channels,)):
+        raise ValueError(
+            f"occlusion: expected fill to be a number, or one for each of {channels} channels, got {fill!r}"
+        )
+    colour = colour.reshape(-1, 1, 1)
+    corners = [(top, left) for top in _starts(height, size, stride) for left in _starts(width, size, stride)]
+    squares = [(slice(top, top + size), slice(left, left + size)) for top, left in corners]
+    drops, covering = np.zeros((len(images), height, width)), np.zeros((height, width))
+    for rows, columns in squares:
+        covering[rows, columns] += 1
+    for image, asked, before, drop in zip(images, classes, probabilities, drops, strict=True):
+        for start in range(0, len(squares), _BATCH):
+            some = squares[start : start + _BATCH]
+            covered = np.repeat(image[None].astype(colour.dtype), len(some), axis=0)
+            for each, (rows, columns) in zip(covered, some, strict=True):
+                each[:, rows, columns] = colour
+            after = model.predict_proba(covered)[:, asked]
+            for (rows, columns), probability in zip(some, after, strict=True):
+                drop[rows, columns] += before[asked] - probability
+    return (drops / covering).astype(np.float32)
+
+
+def feature_maps(model: Model, x: ArrayLike, layer: str | None = None) -> np.ndarray:
+    """Return what a layer makes of images: the output of a convolution, say, as maps.
+
+    Parameters
+    ----------
+    model : Model
+        Built of `Sequential`, `Residual` and layers.
+    x : array_like of shape (N, C, H, W)
+        Normalised as `model.predict` takes them.
+    layer : str, optional
+        Whose output to take, such as `"conv2"` or `"layer3.1"`; by default that of the first convolution, after the
+        batch norm and activation that follow it.
+
+    Returns
+    -------
+    ndarray of shape (N, channels, height, width)
+        Of the layer's output.
+
+    Raises
+    ------
+    ValueError
+        If the model has no convolution, the images do not fit it, or the layer's output is no map.
+    UsageError
+        If no layer has this name.
+
+    Examples
+    --------
+    >>> from nnkit import models
+    >>> model = models.create("resnet18", num_classes=10, widths=(8, 16))
+    >>> _ = model.build((3, 32, 32), seed=0)
+    >>> x = np.random.default_rng(0).normal(size=(1, 3, 32, 32))
+    >>> feature_maps(model, x).shape, feature_maps(model, x, "layer2.0.conv1").shape
+    ((1, 8, 32, 32), (1, 16, 16, 16))
+    """
+    images = _as_images("feature_maps", model, x)
+    chosen = _convolved("feature_maps", model, last=False) if layer is None else _maps_of("feature_maps", model, layer)
+    return _outputs(model, chosen, images)
+
+
+def penultimate_features(model: Model, x: np.ndarray | Iterable[Any]) -> np.ndarray:
+    """Return what the last linear layer sees of images: the net's own description of them, one row an image.
+
+    Parameters
+    ----------
+    model : Model
+        Built of `Sequential`, `Residual` and layers, with a `Linear` near its end.
+    x : ndarray of shape (N, C, H, W), or iterable of batches
+        Normalised as `model.predict` takes them. Batches are such arrays, or pairs of these and labels, as
+        `nnkit.data.batches` yields them.
+
+    Returns
+    -------
+    ndarray of shape (N, D)
+
+    Raises
+    ------
+    ValueError
+        If the model has no linear layer, or the images do not fit it.
+
+    Examples
+    --------
+    >>> from nnkit import models
+    >>> model = models.create("cnn", num_classes=10)
+    >>> _ = model.build((3, 32, 32), seed=0)
+    >>> penultimate_features(model, np.zeros((2, 3, 32, 32))).shape
+    (2, 512)
+    """
+    row = _row(model)
+    places = [place for place, layer in enumerate(row) if isinstance(layer, Linear)]
+    if not places:
+        raise ValueError("penultimate_features: expected a model with a linear layer, got one without")
+    if not isinstance(x, np.ndarray):
+        found = [penultimate_features(model, batch[0] if isinstance(batch, tuple) else batch) for batch in x]
+        none = np.empty((0, *(row[places[-1]].input_shape or ())), model.dtype)
+        return np.concatenate([none, *found])
+    images = _as_images("penultimate_features", model, x)
+    return _outputs(model, row[places[-1] - 1], images)
+
+
+def embed(features: ArrayLike, method: str = "pca", *, seed: int = 0) -> np.ndarray:
+    """Bring rows of features to the plane, for a picture in which similar ones lie together.
+
+    Principal components keep the directions in which the features differ most; distances mean something. t-SNE keeps
+    neighbours together, of at most 50 principal components; distances between groups, and their sizes, mean nothing.
+
+    van der Maaten and Hinton, 2008: Visualizing Data using t-SNE.
+
+    Parameters
+    ----------
+    features : array_like of shape (N, D)
+    method : {"pca", "tsne"}, default "pca"
+    seed : int, default 0
+        Decides about t-SNE's picture: the same seed, the same points.
+
+    Returns
+    -------
+    ndarray of shape (N, 2)
+
+    Raises
+    ------
+    ValueError
+        If the features are no two rows of two finite numbers each, at least.
+    UsageError
+        If the method is unknown.
+    ImportError
+        If scikit-learn is not installed.
+
+    Examples
+    --------
+    >>> embed([[0.0, 0.0, 1.0], [3.0, 4.0, 1.0], [6.0, 8.0, 1.0]]).round(6) + 0.0
+    array([[-5.,  0.],
+           [ 0.,  0.],
+           [ 5.,  0.]])
+    """
+    rows = np.asarray(features)
+    if method not in ("pca", "tsne"):
+        raise UsageError(f"embed: unknown method {method!r}{did_you_mean(method, ['pca', 'tsne'])}")
+    if rows.ndim != 2 or min(rows.shape) < 2:
+        raise ValueError(f"embed: expected features of shape (N, D), two by two at least, got {rows.shape}")
+    if rows.dtype.kind not in "fiu" or not np.isfinite(rows).all():
+        raise ValueError("embed: expected finite numbers, got features with others among them")
+    try:
+        from sklearn.decomposition import PCA
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise ImportError("embed needs scikit-learn; install it with: pip install 'nnkit[sklearn]'") from error
+    if (rows == rows[0]).all():
+        return np.zeros((len(rows), 2), rows.dtype)
+    if method == "pca":
+        return PCA(2, random_state=seed).fit_transform(rows)
+    rows = PCA(min(50, *rows.shape), random_state=seed).fit_transform(rows)
+    perplexity = min(30.0, (len(rows) - 1) / 3)  # how many neighbours count, about; t-SNE wants less than there are
+    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(rows)
 
 
 class _Tap(Layer):
@@ -155,6 +374,22 @@ def _tapped(model: Model, layer: Layer) -> tuple[Model, _Tap]:
     net = twin(model)
     assert isinstance(net, Model)
     return net, tap
+
+
+def _outputs(model: Model, layer: Layer, images: np.ndarray) -> np.ndarray:
+    """Return what a layer makes of the images."""
+    assert layer.output_shape is not None
+    net, tap = _tapped(model, layer)
+    outputs = np.empty((len(images), *layer.output_shape), model.dtype)
+    for start in range(0, len(images), _BATCH):
+        net.forward(images[start : start + _BATCH])
+        outputs[start : start + _BATCH] = tap.output
+    return outputs
+
+
+def _starts(length: int, size: int, stride: int) -> list[int]:
+    """Return where squares start, the last one at the edge, so that every pixel is under one."""
+    return [*range(0, length - size, stride), length - size]
 
 
 def _as_images(what: str, model: Model, x: ArrayLike) -> np.ndarray:

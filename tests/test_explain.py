@@ -203,3 +203,153 @@ def test_grad_cam_of_a_diverged_net_is_nan(rng):
     model = built(models.vgg(5, widths=(4,)), rng)
     model.flat_params[...] = np.nan
     assert np.isnan(explain.grad_cam(model, images(rng))).all()
+
+
+# Occlusion
+
+
+def naive_occlusion(model, x, target, size, stride, fill):
+    """Pixel by pixel: the mean drop over all squares that cover it."""
+    n, _, height, width = x.shape
+    tops = sorted({min(top, height - size) for top in range(0, height, stride)})
+    lefts = sorted({min(left, width - size) for left in range(0, width, stride)})
+    before = model.predict_proba(x)[:, target]
+    maps = np.zeros((n, height, width))
+    for i, j in np.ndindex(height, width):
+        drops = []
+        for top in tops:
+            for left in lefts:
+                if top <= i < top + size and left <= j < left + size:
+                    covered = x.copy()
+                    covered[:, :, top : top + size, left : left + size] = np.reshape(fill, (-1, 1, 1))
+                    drops.append(before - model.predict_proba(covered)[:, target])
+        maps[:, i, j] = np.mean(drops, axis=0)
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "stride", "fill"), [("mlp", 4, 3, 0.0), ("mlp", 10, 10, 0.5), ("cnn", 5, 4, [1.0, -1.0, 0.0])]
+)
+def test_occlusion_is_that_of_a_loop(rng, kind, size, stride, fill):
+    model = built(models.mlp(5, hidden=(8,), batch_norm=True) if kind == "mlp" else small_cnn(), rng)
+    x = images(rng, 2)
+    expected = naive_occlusion(model, x, 3, size, stride, fill)
+    found = explain.occlusion(model, x, 3, size=size, stride=stride, fill=fill)
+    assert np.abs(expected).max() > 0.001
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_occlusion_by_default(rng):
+    model, x = built(models.mlp(5), rng), images(rng)
+    expected = [naive_occlusion(model, x[i : i + 1], c, 2, 1, 0)[0] for i, c in enumerate(model.predict(x))]
+    np.testing.assert_allclose(explain.occlusion(model, x), expected, atol=1e-5)
+
+
+def test_occlusion_of_whole_numbers_and_small_images(rng):
+    model = Sequential(Flatten(), Linear(2))
+    model.build((1, 1, 3))
+    x = np.array([[[[1, 2, 3]]]])
+    expected = naive_occlusion(model, x.astype(float), 1, 1, 1, 0.5)
+    np.testing.assert_allclose(explain.occlusion(model, x, 1, fill=0.5), expected, atol=1e-6)
+    assert explain.occlusion(model, x[:0]).shape == (0, 1, 3)
+
+
+def test_what_occlusion_refuses(rng):
+    model, x = built(models.mlp(5), rng), images(rng)
+    for bad, message in (
+        ({"x": x[:, :1]}, "occlusion: expected images of shape (N, 3, 12, 10), got (3, 1, 12, 10)"),
+        ({"target": -1}, "occlusion: expected target from 0 to 4, got -1 to -1"),
+        ({"size": 11}, "occlusion: size: expected a whole number from 1 to 10, got 11"),
+        ({"size": 4, "stride": 5}, "occlusion: stride: expected a whole number from 1 to 4, got 5"),
+        ({"fill": [0, 1]}, "occlusion: expected fill to be a number, or one for each of 3 channels, got [0, 1]"),
+    ):
+        with pytest.raises(ValueError, match="occlusion") as error:
+            explain.occlusion(**{"model": model, "x": x} | bad)
+        assert str(error.value) == message
+
+
+# Feature maps and features
+
+
+@pytest.mark.parametrize("count", [1, 70])
+def test_feature_maps_are_the_layers_outputs(rng, count):
+    model, x = built(models.resnet18(5, widths=(4, 6)), rng), images(rng, count)
+    parts, out = model.layers, x
+    for name in ("conv1", "bn1", "relu", "layer1", "layer2"):
+        out = parts[name].forward(out)
+        np.testing.assert_allclose(explain.feature_maps(model, x, name), out, atol=1e-5)
+        if name == "relu":
+            np.testing.assert_allclose(explain.feature_maps(model, x), out, atol=1e-5)
+    out = parts["layer1"].layers["0"].main.layers["conv1"].forward(explain.feature_maps(model, x))
+    np.testing.assert_allclose(explain.feature_maps(model, x, "layer1.0.conv1"), out, atol=1e-5)
+
+
+def test_feature_maps_refuse_what_has_none(rng):
+    x = images(rng)
+    with pytest.raises(ValueError, match="feature_maps: expected a model with a convolution"):
+        explain.feature_maps(built(models.mlp(5), rng), x)
+    with pytest.raises(UsageError, match="feature_maps: no layer is named 'conv9'"):
+        explain.feature_maps(built(models.vgg(5), rng), x, "conv9")
+
+
+def test_penultimate_features_are_what_the_last_linear_layer_sees(rng):
+    for model in (small_cnn(), models.mlp(5, hidden=(8, 7), dropout=0.5), models.resnet18(5, widths=(4, 6))):
+        built(model, rng)
+        x, head = images(rng, 70), list(model.layers.values())[-1]
+        features = explain.penultimate_features(model, x)
+        assert features.shape == (70, head.input_shape[0])
+        np.testing.assert_allclose(head.forward(features), model.predict_scores(x), atol=1e-5)
+        batches = [(x[:30], np.zeros(30)), (x[30:], np.zeros(40))]
+        np.testing.assert_allclose(explain.penultimate_features(model, iter(batches)), features, atol=1e-5)
+        np.testing.assert_allclose(explain.penultimate_features(model, [x[:1], x[1:]]), features, atol=1e-5)
+        assert explain.penultimate_features(model, []).shape == (0, features.shape[1])
+
+
+def test_penultimate_features_of_a_linear_classifier_are_pixels(rng):
+    model, x = built(models.mlp(5, hidden=()), rng), images(rng)
+    np.testing.assert_array_equal(explain.penultimate_features(model, x), x.reshape(3, -1))
+    with pytest.raises(ValueError, match="penultimate_features: expected a model with a linear layer"):
+        explain.penultimate_features(built(Sequential(Conv2d(5, 3), GlobalAvgPool2d()), rng), x)
+
+
+# The plane
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_embedding_separates_groups_and_is_the_same_again(rng, method):
+    pytest.importorskip("sklearn")
+    groups = np.repeat(np.arange(3), 20)
+    features = (rng.normal(size=(3, 60))[groups] * 5 + rng.normal(size=(60, 60))).astype(np.float32)
+    points = explain.embed(features, method, seed=1)
+    assert points.shape == (60, 2)
+    np.testing.assert_array_equal(explain.embed(features, method, seed=1), points)
+    centres = np.array([points[groups == group].mean(axis=0) for group in range(3)])
+    nearest = np.square(points[:, None] - centres).sum(axis=2).argmin(axis=1)
+    np.testing.assert_array_equal(nearest, groups)
+
+
+def test_principal_components_are_those_of_numpy(rng):
+    pytest.importorskip("sklearn")
+    features = rng.normal(size=(40, 6)) * [5, 1, 3, 1, 1, 1]
+    centred = features - features.mean(axis=0)
+    _, _, axes = np.linalg.svd(centred)
+    np.testing.assert_allclose(np.abs(explain.embed(features)), np.abs(centred @ axes[:2].T), atol=1e-8)
+
+
+def test_embedding_of_few_or_equal_features():
+    pytest.importorskip("sklearn")
+    for method in ("pca", "tsne"):
+        assert not explain.embed(np.ones((5, 4)), method).any()
+        for count in (2, 3, 4):
+            assert np.isfinite(explain.embed(np.eye(count, 7), method)).all()
+
+
+def test_what_embedding_refuses():
+    for features, method, message in (
+        (np.eye(3), "umap", "embed: unknown method 'umap' (known: pca, tsne)"),
+        (np.ones((1, 4)), "pca", "embed: expected features of shape (N, D), two by two at least, got (1, 4)"),
+        (np.array([[1, np.nan], [0, 0]]), "pca", "embed: expected finite numbers, got features with others among them"),
+    ):
+        with pytest.raises(ValueError, match="embed") as error:
+            explain.embed(features, method)
+        assert message.partition(" (")[0] in str(error.value)

@@ -12,6 +12,10 @@ from nnkit.plots.confusion import confusion_matrix as confusion_matrix
 from nnkit.plots.curves import gradient_norms as gradient_norms
 from nnkit.plots.curves import learning_rate as learning_rate
 from nnkit.plots.curves import training_curves as training_curves
+from nnkit.plots.explain import explanations as explanations
+from nnkit.plots.explain import feature_maps as feature_maps
+from nnkit.plots.explain import overlay as overlay
+from nnkit.plots.features import feature_plane as feature_plane
 from nnkit.plots.folds import fold_curves as fold_curves
 from nnkit.plots.images import hardest_right as hardest_right
 from nnkit.plots.images import misclassified as misclassified

@@ -206,7 +206,7 @@ def _finish(
     with atomic_path(folder / METRICS) as path:
         path.write_text(_to_json(figures), encoding="utf-8")
     say("drawing the pictures and the report")
-    pictures.draw(folder, solver.model, solver.history, test, evaluation)
+    pictures.draw(folder, solver.model, solver.history, test, evaluation, solver.normalize)
     write_report(folder)
     return figures
 

@@ -65,7 +65,7 @@ ALLOWED = {
     "analysis": {"history", "metrics"},
     "report": {"analysis", "history", "metrics", "page", "plots"},
     "evaluation": {"data", "metrics", "models"},
-    "pictures": {"data", "evaluation", "history", "models", "plots"},
+    "pictures": {"data", "evaluation", "explain", "history", "models", "plots"},
     "search": {"data", "folds", "plots", "recipes", "runs", "signals"},
     "folds": {"data", "evaluation", "history", "metrics", "models", "plots", "recipes", "runs", "solver"},
 }

@@ -65,6 +65,8 @@ def in_house_style(draw: Callable[_P, "Figure"]) -> Callable[_P, "Figure"]:
         with matplotlib.style.context(["default", _STYLE]):
             figure = draw(*args, **kwargs)
             for axes in figure.axes:
+                if not axes.axison:
+                    continue  # has none, and many take long to make
                 for axis in (axes.xaxis, axes.yaxis):  # ticks take their style when they are made, which is late
                     axis.get_major_ticks(), axis.get_minor_ticks()
             return figure

@@ -73,6 +73,7 @@ def class_scores(matrix: ArrayLike, class_names: Sequence[str] | None = None, *,
     axes.set_yticks(places, [shorten(names[i], 20) for i in order], parse_math=False)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     low = np.floor(10 * min((values.min() for values in shown if values.size), default=0.0)) / 10
+    low = min(low, 0.9)  # perfect scores need an axis, too
     axes.set_xlim(low - 0.02 * (1 - low), 1)
     axes.set_ylim((places[-1] if len(places) else 0) + 0.6, -0.6)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")

@@ -41,8 +41,21 @@ def write_report(run_dir: str | PathLike[str]) -> Path:
     folder = Path(run_dir)
     figures, settings = _read_metrics(folder / "metrics.json"), _read_settings(folder / "config.toml")
     history = History.from_csv(folder / "history.csv")
+    try:
+        text = _page(folder, figures, settings, history)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # a file that nnkit wrote fits
+        what = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{folder / 'metrics.json'}: expected the figures of a finished run, got others ({what})"
+        ) from error
     with atomic_path(folder / "report.html") as path:
-        path.write_text(_page(folder, figures, settings, history), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     return folder / "report.html"
 
 

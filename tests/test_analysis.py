@@ -82,7 +82,7 @@ def test_a_net_that_does_not_learn_its_own_images_underfits():
     found = analysis.fit(table)
     assert (found["verdict"], found["since_epoch"], found["still_improving"]) == ("underfits", None, True)
     text = said(analysis.findings({"test_accuracy": 0.4}, table), "Over- or underfitting")
-    assert text.startswith("It underfits. Even of the training images it recognises only 40.0%, less than")
+    assert text.startswith("It underfits. Even of the training images it recognises only 40.0%; of the validation")
     assert "still rising" in text
 
 

@@ -290,3 +290,12 @@ def test_mistakes_and_right_answers_are_explained():
     assert list(wrong) == [7, 6, 5, 4, 3, 2]
     right = pictures._some_of_each(Evaluation(said, shares, "abc"), 6)
     assert list(right) == [0, 1, 2, 3, 4, 5]
+
+
+def test_of_many_classes_the_most_mistaken_are_shown():
+    matrix = 10 * np.eye(50, dtype=int)
+    matrix[5:15, 0] = 3
+    matrix[30:, 30:] += 1
+    found = pictures._most_mistaken(matrix)
+    assert list(found) == list(range(30, 50))
+    assert set(range(5, 15)) < set(pictures._most_mistaken(matrix[:30, :30]))

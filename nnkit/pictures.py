@@ -119,7 +119,7 @@ def _feature_maps(model: Model, test: Dataset, normalize: tuple[ArrayLike, Array
 def _feature_plane(
     model: Model, test: Dataset, evaluation: Evaluation, normalize: tuple[ArrayLike, ArrayLike] | None
 ) -> "Figure | None":
-    """Draw test images by what the last layer sees of them, where scikit-learn is installed; of many classes the worst."""
+    """Draw test images by what the last layer sees of them, with scikit-learn; of many classes the worst."""
     if find_spec("sklearn") is None:
         return None
     names, labels, chosen = test.class_names, test.labels, np.arange(len(test))

@@ -1,6 +1,7 @@
 """The pictures of a run folder: which there are, and what each is drawn from."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,7 +57,6 @@ def draw(
     from PIL import Image
 
     names, answers = test.class_names, (test.images, test.labels, evaluation.probabilities, test.class_names)
-    first = next(iter(model.named_parameters().values()))
     drawings: dict[str, Callable[[], Figure | None]] = {
         "training_curves": lambda: plots.training_curves(history),
         "learning_rate": lambda: plots.learning_rate(history),
@@ -68,7 +68,7 @@ def draw(
         "misclassified": lambda: plots.misclassified(*answers),
         "hardest_right": lambda: plots.hardest_right(*answers),
         "explanations": lambda: _explanations(model, test, evaluation, normalize),
-        "filters": lambda: plots.filters(first, input_shape=test.image_shape, class_names=names),
+        "filters": lambda: _filters(model, test),
         "feature_maps": lambda: _feature_maps(model, test, normalize),
         "feature_plane": lambda: _feature_plane(model, test, evaluation, normalize),
     }
@@ -106,6 +106,14 @@ def _some_of_each(evaluation: Evaluation, count: int) -> np.ndarray:
     right = np.concatenate([right[np.sort(firsts)], np.delete(right, firsts)])
     mistakes = min(len(wrong), max(count // 2, count - len(right)))
     return np.concatenate([wrong[:mistakes], right[: count - mistakes]])
+
+
+def _filters(model: Model, test: Dataset) -> "Figure | None":
+    """Draw the first weights that see images; the very first parameters may be a batch norm's."""
+    for weight in model.named_parameters().values():
+        if weight.ndim == 4 or (weight.ndim == 2 and weight.shape[1] == math.prod(test.image_shape)):
+            return plots.filters(weight, input_shape=test.image_shape, class_names=test.class_names)
+    return None
 
 
 def _feature_maps(model: Model, test: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None) -> "Figure | None":

@@ -301,7 +301,7 @@ def test_plots_of_one_axes_draw_where_they_are_told(draw):
 # Predictions
 
 
-@pytest.mark.parametrize("draw", [plots.predictions, plots.misclassified, plots.hardest_right])
+@pytest.mark.parametrize("draw", [plots.predictions, plots.misclassified])
 @pytest.mark.parametrize("shape", [(8, 8, 3), (8, 8, 1), (3, 8, 8), (1, 10, 6), (8, 12), (224, 224, 3), (1, 1, 3)])
 def test_images_of_every_shape_and_type(rng, draw, shape):
     images, labels, probabilities = examples(rng, 4, shape=shape)

@@ -10,7 +10,8 @@ from nnkit.data import Dataset
 from nnkit.errors import DataError
 from nnkit.evaluation import Evaluation, evaluate_model
 from nnkit.history import History
-from nnkit.models import create
+from nnkit.layers import BatchNorm, Conv2d, GlobalAvgPool2d, Linear
+from nnkit.models import Sequential, create
 from nnkit.report import write_report
 
 FIGURES = {
@@ -299,3 +300,13 @@ def test_of_many_classes_the_most_mistaken_are_shown():
     found = pictures._most_mistaken(matrix)
     assert list(found) == list(range(30, 50))
     assert set(range(5, 15)) < set(pictures._most_mistaken(matrix[:30, :30]))
+
+
+def test_filters_are_of_the_first_layer_that_sees_images():
+    test = Dataset(np.zeros((1, 4, 4, 3), np.uint8), [0], ["a", "b"])
+    model = Sequential(BatchNorm(), Conv2d(5, 3, padding=1), GlobalAvgPool2d(), Linear(2))
+    model.build((3, 4, 4), seed=0)
+    assert "5 filters" in pictures._filters(model, test).get_suptitle()
+    pooled = Sequential(GlobalAvgPool2d(), Linear(2))
+    pooled.build((3, 4, 4), seed=0)
+    assert pictures._filters(pooled, test) is None

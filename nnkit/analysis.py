@@ -276,9 +276,11 @@ def _fit_in_words(fit: dict[str, Any], history: History) -> Finding:
             f"{_from(fit['rise_since'])}the validation loss rises, from {lowest:.3g} to {history.val_loss[-1]:.3g}, "
             "while the training loss goes on falling."
         )
-    sentences.append(f"In epoch {fit['epoch']}, whose weights were kept, it is {training} against {validation}.")
-    if fit["epoch"] == history.epoch[-1] and fit["gap_since"] is not None:
-        sentences.pop()  # was said already
+    if fit["gap_since"] is None or fit["epoch"] != history.epoch[-1]:  # else it was said already
+        sentences.append(
+            f"In epoch {fit['epoch']}, whose weights were kept, it recognises {training} of the training images and "
+            f"{validation} of the validation images."
+        )
     return Finding(topic, f"It overfits since epoch {fit['since_epoch']}", " ".join(sentences) + more)
 
 
@@ -295,7 +297,7 @@ def _confusions_in_words(pairs: list[dict[str, Any]], figures: dict[str, Any]) -
     (one, other), (there, back), (ones, others) = (pairs[0][key] for key in ("classes", "mistakes", "images"))
     if there + back == 1:
         headline = "No two classes are confused more than once"
-        return Finding(topic, headline, f"{_mistakes(mistakes)} in all, each of another kind.")
+        return Finding(topic, headline, f"{_mistakes(mistakes)} in all{', each of another kind' * (mistakes > 1)}.")
     text = f"Of {ones:,} images of {one}, {there:,} are taken for {other} ({_share(there, ones)})"
     if back:
         text += f", and of {others:,} of {other}, {back:,} for {one} ({_share(back, others)})"

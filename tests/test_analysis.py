@@ -60,6 +60,7 @@ def test_a_rising_loss_is_overfitting_though_the_accuracies_agree():
     text = said(analysis.findings({"test_accuracy": 0.9}, table), "Over- or underfitting")
     assert "since epoch 3" in text
     assert "rises, from 0.8 to 1.1, while the training loss goes on falling" in text
+    assert "In epoch 4, whose weights were kept, it recognises 94.0% of the training images" in text
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_confusions_in_words():
     ("said_of", "expected"),
     [
         ([0, 0, 1, 1], "It confuses nothing. There is no mistake among the test images."),
-        ([0, 1, 1, 1], "No two classes are confused more than once. 1 mistake in all"),
+        ([0, 1, 1, 1], "No two classes are confused more than once. 1 mistake in all."),
         ([1, 1, 1, 1], "Of 2 images of cat, 2 are taken for dog (100.0%): there is no other mistake."),
     ],
 )

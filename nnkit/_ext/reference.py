@@ -56,6 +56,20 @@ def conv2d_forward(x, weight, bias, out, stride, padding, algorithm="auto", relu
         np.maximum(out, 0, out=out)
 
 
+def conv2d_pool_forward(x, weight, bias, out, codes, stride, padding, side, algorithm="auto", relu=False):
+    """conv2d_forward and then max_pool2d_forward, by windows of side x side that lie side by side; codes may be None.
+
+    Return whether this was done: the compiled kernels leave it where the two one after the other are as fast.
+    """
+    height, width = (
+        (size + 2 * p - k) // s + 1 for size, p, k, s in zip(x.shape[1:3], padding, weight.shape[2:], stride, strict=True)
+    )
+    maps = np.empty((len(x), height, width, len(weight)), x.dtype)
+    conv2d_forward(x, weight, bias, maps, stride, padding, algorithm)
+    max_pool2d_forward(maps, out, codes, (side, side), (side, side), (0, 0), relu)
+    return True
+
+
 def conv2d_backward_input(dout, weight, dx, stride, padding, algorithm="auto"):
     """Gradient of conv2d with respect to its input: overwrites dx (N, H, W, I) from dout (N, OH, OW, O)."""
     n, height, width, channels = dx.shape

@@ -8,7 +8,7 @@ from nnkit._ext import kernels, memory
 from nnkit.errors import UsageError, did_you_mean
 from nnkit.functional import _arrays
 from nnkit.functional._arrays import Pair
-from nnkit.functional.pool import max_pool2d_backward, window_options
+from nnkit.functional.pool import max_pool2d_backward
 
 _ALGORITHMS = ("auto", "direct", "winograd2", "winograd4")
 _algorithm = "auto"
@@ -158,15 +158,15 @@ def _pooled_forward(
     training: bool,
 ) -> tuple[np.ndarray, Any]:
     """Convolve and pool by one kernel or, where there is none for these arrays, by two; return the pooling's cache."""
-    window, stride, padding = window_options("conv2d", pool, None, 0)
-    size = _arrays.window_output("conv2d", shape[1:3], window, stride, padding)
+    window, padding = (pool, pool), (0, 0)
+    size = _arrays.window_output("conv2d", shape[1:3], window, window, padding)
     out = memory.empty((shape[0], *size, shape[3]), nhwc.dtype)
     codes = memory.empty(out.shape, np.uint8) if training else None
     if not kernels.conv2d_pool_forward(nhwc, weight, bias, out, codes, *options[:2], pool, options[2], relu):
         maps = memory.empty(shape, nhwc.dtype)
         kernels.conv2d_forward(nhwc, weight, bias, maps, *options)
-        kernels.max_pool2d_forward(maps, out, codes, window, stride, padding, relu)
-    return out, (codes, shape, nhwc.dtype, window, stride, padding, out if relu else None)
+        kernels.max_pool2d_forward(maps, out, codes, window, window, padding, relu)
+    return out, (codes, shape, nhwc.dtype, window, window, padding, out if relu else None)
 
 
 def conv2d_backward(

@@ -61,10 +61,9 @@ def conv2d_pool_forward(x, weight, bias, out, codes, stride, padding, side, algo
 
     Return whether this was done: the compiled kernels leave it where the two one after the other are as fast.
     """
-    height, width = (
-        (size + 2 * p - k) // s + 1 for size, p, k, s in zip(x.shape[1:3], padding, weight.shape[2:], stride, strict=True)
-    )
-    maps = np.empty((len(x), height, width, len(weight)), x.dtype)
+    axes = zip(x.shape[1:3], padding, weight.shape[2:], stride, strict=True)
+    size = [(length + 2 * p - k) // step + 1 for length, p, k, step in axes]
+    maps = np.empty((len(x), *size, len(weight)), x.dtype)
     conv2d_forward(x, weight, bias, maps, stride, padding, algorithm)
     max_pool2d_forward(maps, out, codes, (side, side), (side, side), (0, 0), relu)
     return True

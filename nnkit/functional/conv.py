@@ -159,8 +159,9 @@ def _pooled_forward(
 ) -> tuple[np.ndarray, Any]:
     """Convolve and pool by one kernel or, where there is none for these arrays, by two; return the pooling's cache."""
     window, padding = (pool, pool), (0, 0)
-    size = _arrays.window_output("conv2d", shape[1:3], window, window, padding)
-    out = memory.empty((shape[0], *size, shape[3]), nhwc.dtype)
+    n, height, width, channels = shape
+    size = _arrays.window_output("conv2d", (height, width), window, window, padding)
+    out = memory.empty((n, *size, channels), nhwc.dtype)
     codes = memory.empty(out.shape, np.uint8) if training else None
     if not kernels.conv2d_pool_forward(nhwc, weight, bias, out, codes, *options[:2], pool, options[2], relu):
         maps = memory.empty(shape, nhwc.dtype)

@@ -1,4 +1,4 @@
-"""The command line: `nnkit train`, `search`, `evaluate`, `predict`, `export`, `recipes`, `info`.
+"""The command line: `nnkit train`, `search`, `compare`, `evaluate`, `predict`, `export`, `recipes`, `info`.
 
 Exit status: 0 on success, 2 on wrong use, 1 on failure, 130 or 143 when interrupted by Ctrl-C or SIGTERM. An error is
 one line on stderr; `--debug` shows the traceback. `mpiexec -n N nnkit train` is one training, of which one process
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import nnkit
-from nnkit import cli_search, distributed, folds, metrics, recipes, runs
+from nnkit import cli_compare, cli_search, distributed, folds, metrics, recipes, runs
 from nnkit._ext import set_num_threads
 from nnkit.callbacks import print_epoch
 from nnkit.data import cifar
@@ -198,10 +198,10 @@ def _say_nothing(line: str) -> None:
     pass
 
 
-def _overrides(options: argparse.Namespace) -> list[str]:
+def _overrides(options: argparse.Namespace, with_data: bool = True) -> list[str]:
     """Return what the options say about the recipe; where two speak of one key, `--epochs` wins over `--set`."""
     named = {"training.epochs": options.epochs, "seed": options.seed}
-    if options.data is not None:
+    if options.data is not None and with_data:
         named["data.dir"] = toml.dumps_value(options.data)
     return [*options.set, *(f"{key}={value}" for key, value in named.items() if value is not None)]
 
@@ -235,6 +235,13 @@ def _refit(recipe: recipes.Recipe, folder: Path) -> dict[str, Any]:
     figures = runs.train(recipe, folder, callbacks=[_print_epoch_above_the_bar], say=_say)
     _say(f"test accuracy {figures['test_accuracy']:.2%} on {figures['test_images']:,} images")
     return figures
+
+
+def _compare(options: argparse.Namespace) -> None:
+    ranks = distributed.launched().size
+    if ranks > 1:
+        raise UsageError(f"compare trains one net after another, and mpiexec started {ranks} processes")
+    cli_compare.run(options, _overrides(options, with_data=False), _say)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -360,6 +367,11 @@ def _parser() -> argparse.ArgumentParser:
     search = command("search", _search, "search a recipe's settings: cross-validated trials, drawn by Optuna")
     cli_search.add_arguments(search)
 
+    compare = command(
+        "compare", _compare, "compare recipes, finished runs, or the variants of a recipe: table and page"
+    )
+    cli_compare.add_arguments(compare)
+
     evaluate = command("evaluate", _evaluate, "measure a run's best weights on the test set")
     evaluate.add_argument("run", metavar="RUN")
     evaluate.add_argument("--data", metavar="DIR", help="folder of the data, if not where the run found it")
@@ -380,6 +392,6 @@ def _parser() -> argparse.ArgumentParser:
     info = command("info", _info, "versions, kernels and why these, threads, processor, data")
     info.add_argument("--data", metavar="DIR", help="folder of the data to look into")
 
-    for sub in (train, search, evaluate, predict, export, listing, info):
+    for sub in (train, search, compare, evaluate, predict, export, listing, info):
         sub.add_argument("--json", action="store_true", help="print the answer as JSON")
     return parser

@@ -6,6 +6,11 @@
 '85.0% of 20 images are recognised'
 """
 
+from nnkit.plots.compare import accuracy_dots as accuracy_dots
+from nnkit.plots.compare import class_recalls as class_recalls
+from nnkit.plots.compare import comparison_curves as comparison_curves
+from nnkit.plots.compare import sweep_line as sweep_line
+from nnkit.plots.compare import sweep_map as sweep_map
 from nnkit.plots.confusion import confusion_matrix as confusion_matrix
 from nnkit.plots.curves import training_curves as training_curves
 from nnkit.plots.folds import fold_curves as fold_curves

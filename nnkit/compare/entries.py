@@ -12,8 +12,8 @@ from nnkit import recipes, runs
 from nnkit.errors import CheckpointError, UsageError, whole_number
 from nnkit.recipes import Recipe, toml
 
-# Rates to begin with, for `--vary optimizer=...`: the authors' own, or in common use. With a momentum of 0.9, steps become
-# ten times as long as plain SGD's at the same rate.
+# Rates to begin with, for `--vary optimizer=...`: the authors' own, or in common use. With a momentum of 0.9, steps
+# become ten times as long as plain SGD's at the same rate.
 STANDARD_RATES = {
     "sgd": 0.1,
     "momentum": 0.01,

@@ -20,13 +20,15 @@ ACCURACY, CURVES, RECALLS, SWEEP = "accuracy.png", "curves.png", "recalls.png", 
 _TERMS = {
     "FLOPs": "multiplications and additions of the convolutions and linear layers, for one image, forward",
     "an epoch": "the median epoch's time, its validation included; mean over the seeds",
-    "to 60%": "training time, validation included, until the end of the first epoch with at least that validation "
+    "to N%": "training time, validation included, until the end of the first epoch with at least that validation "
     "accuracy; mean over the seeds that got there, whose number is given if it is not all of them; – if none did",
-    "memory": "the most RAM that a training's own process had at any time (peak resident set): interpreter, libraries and "
-    "data set included; of a resumed training, that of its last process",
-    "gap": "training accuracy less validation accuracy in the best epoch, in percentage points; the training accuracy is "
-    "that of the batches as they were trained on: augmented, with dropout, by weights that still moved. It can be negative",
+    "memory": "the most RAM that a training's own process had at any time (peak resident set): interpreter, libraries "
+    "and data set included; of a resumed training, that of its last process",
+    "gap": "training accuracy less validation accuracy in the best epoch, in percentage points; the training accuracy "
+    "is that of the batches as they were trained on: augmented, with dropout, by weights that still moved, so that the "
+    "gap can be negative",
 }
+_MANY_NAMES = 5
 _MANY_PAIRS = 15  # with more, the page tells only those of the best one
 
 
@@ -42,13 +44,14 @@ def write_page(result: Comparison) -> Path:
     Path
         Of the page.
     """
-    _draw(result)
+    is_line = _draw(result)
     with atomic_path(result.folder / PAGE) as path:
-        path.write_text(_page(result), encoding="utf-8")
+        path.write_text(_page(result, is_line), encoding="utf-8")
     return result.folder / PAGE
 
 
-def _draw(result: Comparison) -> None:
+def _draw(result: Comparison) -> bool:
+    """Draw all pictures, and return whether that of the sweep is a line, which shows each training."""
     folder, there = result.folder, [contestant for contestant in result.ranked if contestant.finished]
     names = [contestant.name for contestant in there]
     accuracies = [contestant.accuracies for contestant in there]
@@ -57,10 +60,10 @@ def _draw(result: Comparison) -> None:
     plots.save(plots.comparison_curves(curves, thresholds=result.thresholds), folder / CURVES)
     recalls = np.array([result.recalls(contestant) for contestant in there])
     plots.save(plots.class_recalls(recalls, names, result.class_names), folder / RECALLS)
-    _draw_sweep(result)
+    return _draw_sweep(result)
 
 
-def _draw_sweep(result: Comparison) -> None:
+def _draw_sweep(result: Comparison) -> bool:
     axes = {name: values for name, values in varied(result).items() if len(values) > 1}
     path = result.folder / SWEEP
     if len(axes) == 2:
@@ -79,26 +82,30 @@ def _draw_sweep(result: Comparison) -> None:
         if numbers is not None and len(numbers) > 2:
             accuracies = [contestant.accuracies for contestant in result.contestants]
             plots.save(plots.sweep_line(numbers, accuracies, name=name, part=result.part), path)
+            return True
+    return False
 
 
-def _page(result: Comparison) -> str:
+def _page(result: Comparison, is_line: bool) -> str:
     verdict, folder = headline(result), result.folder
     head, rows = result.table()
-    count = len(result.contestants)
     sweep = varied(result)
-    kind = f"{count} variants of {result.contestants[0].entry.recipe.name}" if sweep else f"{count} compared"
+    names = [contestant.name for contestant in result.contestants]
+    kind = f"{', '.join(names[:-1])} and {names[-1]}"
+    if sweep or len(names) > _MANY_NAMES:
+        kind = f"{len(names)} variants of {result.contestants[0].entry.recipe.name}" if sweep else f"{len(names)} nets"
     return page(
         f"Comparison: {verdict}",
         [
             f'<p class="over">{escape(kind)}</p>',
             f"<h1>{escape(verdict)}</h1>",
-            f"<p>{escape(' '.join(story(result)))}</p>",
+            *(f"<p>{escape(paragraph)}</p>" for paragraph in story(result)),
             _tiles(result.ranked[0], result),
             _not_the_test_set(result),
             "<h2>Figures</h2>",
             table(head, rows, best=0),
-            picture(folder, SWEEP, f"Accuracy over {' and '.join(sweep)}. {verdict}."),
-            picture(folder, ACCURACY, f"The accuracies of all, with their spread. {verdict}."),
+            picture(folder, SWEEP, f"Accuracy over {' and '.join(sweep)}. {verdict}.") if sweep else "",
+            "" if is_line else picture(folder, ACCURACY, f"The accuracies of all, with their spread. {verdict}."),
             "<h2>Over epochs and seconds</h2>",
             picture(folder, CURVES, f"Validation accuracies over epochs, and over seconds. {_curves_text(result)}"),
             "<h2>Class by class</h2>",
@@ -135,8 +142,8 @@ def _not_the_test_set(result: Comparison) -> str:
         return ""
     return (
         "<p>These are validation accuracies. A sweep is there to choose settings, and what is chosen by the test images "
-        "is no longer measured by them; they were not looked at. Train the one you choose with <code>nnkit train</code>, "
-        "which tests it once.</p>"
+        "is no longer measured by them; they were not looked at. Train the one that you choose with "
+        "<code>nnkit train</code>, which tests it once.</p>"
     )
 
 
@@ -162,10 +169,11 @@ def _pairs_section(result: Comparison) -> str:
         pairs = [pair for pair in pairs if pair.first is result.ranked[0]]
     rows = []
     for pair in pairs:
-        names = f"{pair.first.name} – {pair.second.name}"
         counts = counts_text(pair, True), counts_text(pair, False)
-        rows.append([names, *counts, p_text(pair.p), p_text(pair.corrected), pair_sentence(pair)])
-    head = ["first – second", "only first right", "only second right", "p", "p, corrected", "that is"]
+        rows.append(
+            [pair.first.name, pair.second.name, *counts, p_text(pair.p), p_text(pair.corrected), pair_sentence(pair)]
+        )
+    head = ["first", "second", "only first right", "only second right", "p", "p, corrected", "that is"]
     return f"<p>{' '.join(_about_pairs(result))}</p>{note}{table(head, rows)}"
 
 
@@ -197,9 +205,8 @@ def _method(result: Comparison) -> str:
     )
     judged += " of the best epoch on the validation images; mean ± standard deviation over the seeds"
     terms = {"accuracy": judged, **_TERMS}
-    rows = "".join(f'<tr><th scope="row">{term}</th><td>{escape(text)}.</td></tr>' for term, text in terms.items())
-    note = f"<p>{escape(ran)}.{apart}</p>" if ran else ""
-    return f'<table class="settings">{rows}</table>{note}'
+    lines = "".join(f"<p><b>{term}:</b> {escape(text)}.</p>" for term, text in terms.items())
+    return lines + (f"<p><b>machine:</b> {escape(ran)}.{apart}</p>" if ran else "")
 
 
 def _training_table(result: Comparison) -> str:

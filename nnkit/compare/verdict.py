@@ -25,7 +25,7 @@ def headline(result: Comparison) -> str:
 
 
 def story(result: Comparison) -> list[str]:
-    """Return the sentences that come after the headline.
+    """Return what comes after the headline: a paragraph about the accuracies, and one about all else.
 
     Parameters
     ----------
@@ -35,17 +35,9 @@ def story(result: Comparison) -> list[str]:
     -------
     list of str
     """
-    sentences = [
-        _lead(result),
-        *_edges(result),
-        _reach(result),
-        _cost(result),
-        _overfitting(result),
-        _classes(result),
-        _lost(result),
-        _single(result),
-    ]
-    return [sentence for sentence in sentences if sentence]
+    first = [_lead(result), *_edges(result), _lost(result), _single(result)]
+    second = [_reach(result), _cost(result), _overfitting(result), _classes(result)]
+    return [" ".join(filter(None, sentences)) for sentences in (first, second) if any(sentences)]
 
 
 def pair_sentence(pair: Pair) -> str:
@@ -63,9 +55,23 @@ def pair_sentence(pair: Pair) -> str:
         return "no nets to compare"
     if pair.significant:
         return f"{pair.first.name} is better, by more than chance"
-    if len({np.sign(test.only_first - test.only_second) for test in pair.tests}) > 1:
+    if disagree(pair):
         return "no difference: the seeds disagree on which is better"
     return "no difference beyond chance"
+
+
+def disagree(pair: Pair) -> bool:
+    """Return whether some seeds speak for the one and some for the other.
+
+    Parameters
+    ----------
+    pair : Pair
+
+    Returns
+    -------
+    bool
+    """
+    return len({np.sign(test.only_first - test.only_second) for test in pair.tests}) > 1
 
 
 def p_text(p: float) -> str:
@@ -112,6 +118,8 @@ def _lead(result: Comparison) -> str:
     p = f"McNemar's test: p {_equals(pair.corrected)}{holm}"
     if pair.significant:
         return f"{text} That is more than chance ({p})."
+    if disagree(pair):
+        return f"{text} The seeds do not agree on which of the two is better, so it says little."
     return f"{text} Chance alone could make such a difference ({p}, not below {LEVEL:g})."
 
 
@@ -176,6 +184,8 @@ def _whole(result: Comparison) -> list[Contestant]:
 
 
 def _cost(result: Comparison) -> str:
+    if len({contestant.flops for contestant in result.contestants}) == 1:
+        return ""  # the times of equal work differ by chance
     times = {c.name: c.mean(lambda t: t.epoch_seconds) or 0.0 for c in _whole(result)}
     best, fastest = result.ranked[0].name, min(times, key=lambda name: times[name], default="")
     if not fastest or times[fastest] <= 0:

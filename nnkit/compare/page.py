@@ -141,8 +141,8 @@ def _not_the_test_set(result: Comparison) -> str:
     if result.part == "test":
         return ""
     return (
-        "<p>These are validation accuracies. A sweep is there to choose settings, and what is chosen by the test images "
-        "is no longer measured by them; they were not looked at. Train the one that you choose with "
+        "<p>These are validation accuracies. A sweep is there to choose settings, and what is chosen by the test "
+        "images is no longer measured by them; they were not looked at. Train the one that you choose with "
         "<code>nnkit train</code>, which tests it once.</p>"
     )
 

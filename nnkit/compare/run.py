@@ -149,8 +149,8 @@ def compare(
         raise Interrupted(
             f"interrupted; {to_resume(where)} goes on", getattr(interrupt, "signum", signal.SIGINT)
         ) from None
-    except (ChildProcessError, RuntimeError) as error:
-        raise type(error)(f"{error}; {to_resume(where)} goes on") from None
+    except ChildProcessError as error:
+        raise ChildProcessError(f"{error}; {to_resume(where)} goes on") from None
     return result
 
 
@@ -270,10 +270,10 @@ def _train_all(plan: _Plan, folder: Path, download: bool, say: Callable[[str], o
         recipe = dataclasses.replace(entry.recipe, seed=seed)
         try:
             worker.train(worker.Job(recipe, run, lines, download))
-        except (ValueError, OSError, RuntimeError) as error:
-            if isinstance(error, ChildProcessError):
-                raise
-            raise ChildProcessError(f"{entry.name}, seed {seed}: {error}") from None
+        except UsageError as error:  # a setting is wrong: to go on would not help
+            raise UsageError(f"{entry.name}: {error}") from None
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            raise ChildProcessError(f"{entry.name}, seed {seed}: {error or 'out of memory'}") from None
         tell(f"        {_outcome(run)}")
 
 

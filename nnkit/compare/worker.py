@@ -1,6 +1,7 @@
 """One training in a process of its own: what it takes of memory is then its own, and a fault ends nothing else."""
 
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ from nnkit._ext import get_num_threads, set_num_threads
 from nnkit.callbacks import print_epoch
 from nnkit.errors import DivergenceError
 from nnkit.recipes import Recipe
-from nnkit.signals import Interrupted, raising_on_sigterm
+from nnkit.signals import raising_on_sigterm
 from nnkit.solver import Solver
 
 DIVERGED = "diverged.txt"  # in the run folder: why there are no figures
@@ -103,7 +104,7 @@ def _work(job: Job, threads: int, errors: Connection) -> None:
     set_num_threads(threads)
     if job.lines == "stderr":
         sys.stdout = sys.stderr
-    callbacks = [_end_if_orphaned, *([_print_epoch] if job.lines else [])]
+    threading.Thread(target=_end_if_orphaned, daemon=True).start()
     try:
         with raising_on_sigterm():
             runs.train(
@@ -112,7 +113,7 @@ def _work(job: Job, threads: int, errors: Connection) -> None:
                 resume=(job.folder / runs.STATE).exists(),
                 only_train=True,
                 download=job.download,
-                callbacks=callbacks,
+                callbacks=[_print_epoch] if job.lines else [],
             )
     except KeyboardInterrupt:
         sys.exit(143)
@@ -132,7 +133,9 @@ def _print_epoch(solver: Solver) -> None:
         print_epoch(solver)
 
 
-def _end_if_orphaned(solver: Solver) -> None:
+def _end_if_orphaned() -> None:
+    """End this process, its state saved, when the one that started it was killed: who resumes shall be alone."""
     parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        raise Interrupted("the process that started this training is gone", signal.SIGTERM)
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)

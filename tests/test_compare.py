@@ -362,7 +362,7 @@ def test_a_small_lead_is_not_called_a_victory():
     assert verdict.headline(result).startswith("b is ahead, though not beyond doubt: 51.0%")
     (pair,) = result.pairs
     assert (pair.tests[0].only_first, pair.tests[0].only_second) == (2, 0)
-    assert verdict.pair_sentence(pair) == "no difference beyond chance"
+    assert verdict.pair_sentence(pair) == "not told apart"
     assert "--seeds 3" in verdict.story(result)[0]
 
 
@@ -396,7 +396,7 @@ def test_a_best_value_at_the_edge_is_told():
 def test_pictures_say_what_they_show(tmp_path):
     long = "a very long name of a contestant, with <markup> and $dollars$"
     figure = plots.accuracy_dots([[0.5, 0.6], [0.7]], [long, "b"])
-    assert figure.get_suptitle() == "b is best: 70.0% test accuracy"
+    assert figure.get_suptitle() == "b recognises most: 70.0% of the test images"
     many = {f"contestant {i}": [([1.0, 2.0], [0.1, 0.1 + i / 20])] * 2 for i in range(12, 0, -1)}
     figure = plots.comparison_curves(many, thresholds=[0.5])
     assert figure.get_suptitle() == "contestant 12 climbs highest: 70.0% validation accuracy"
@@ -423,7 +423,7 @@ def test_pictures_can_be_drawn_into_given_axes():
     assert plots.class_recalls([[0.5, 0.1]], ["a"], ["x", "y"], ax=axes[1]) is figure
     assert plots.sweep_line([1, 2, 3], [[0.5], [0.6], [0.7]], name="depth", ax=axes[2]) is figure
     assert plots.sweep_map([[0.5, 0.6]], ["a"], ["x", "y"], names=("r", "c"), ax=axes[3]) is figure
-    assert axes[0].get_title(loc="left") == "b is best: 60.0% test accuracy"
+    assert axes[0].get_title(loc="left") == "b recognises most: 60.0% of the test images"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import nnkit
 from nnkit import plots
 from nnkit.compare.entries import Entry
-from nnkit.compare.results import Comparison, Contestant, Pair, short_duration, short_number, varied
+from nnkit.compare.results import LEVEL, Comparison, Contestant, Pair, short_duration, short_number, varied
 from nnkit.compare.verdict import counts_text, headline, numbers_of, p_text, pair_sentence, story
 from nnkit.files import atomic_path
 from nnkit.page import fold, page, picture, table, tiles
@@ -189,6 +189,7 @@ def _about_pairs(result: Comparison) -> list[str]:
         sentences.append("a difference must show in all of them.")
     if len(result.pairs) > 1:
         sentences.append("p is corrected for the number of pairs (Holm).")
+    sentences.append(f"Two nets count as told apart if p is then below {LEVEL:g}.")
     if result.part == "validation":
         sentences.append("The validation images also chose each net's best epoch, so they flatter all of them alike.")
     sentences.append("The test speaks of these trained nets;")

@@ -41,7 +41,7 @@ def story(result: Comparison) -> list[str]:
 
 
 def pair_sentence(pair: Pair) -> str:
-    """Return what a test says.
+    """Return what a test says, in a few words.
 
     Parameters
     ----------
@@ -54,10 +54,10 @@ def pair_sentence(pair: Pair) -> str:
     if not pair.tests:
         return "no nets to compare"
     if pair.significant:
-        return f"{pair.first.name} is better, by more than chance"
+        return "the first is better"
     if disagree(pair):
-        return "no difference: the seeds disagree on which is better"
-    return "no difference beyond chance"
+        return "the seeds disagree"
+    return "not told apart"
 
 
 def disagree(pair: Pair) -> bool:
@@ -184,8 +184,9 @@ def _whole(result: Comparison) -> list[Contestant]:
 
 
 def _cost(result: Comparison) -> str:
-    if len({contestant.flops for contestant in result.contestants}) == 1:
-        return ""  # the times of equal work differ by chance
+    work = [contestant.flops for contestant in result.contestants if contestant.flops]
+    if min(work) > 0.8 * max(work):
+        return ""  # the times of almost equal work differ by chance
     times = {c.name: c.mean(lambda t: t.epoch_seconds) or 0.0 for c in _whole(result)}
     best, fastest = result.ranked[0].name, min(times, key=lambda name: times[name], default="")
     if not fastest or times[fastest] <= 0:

@@ -50,13 +50,13 @@ def accuracy_dots(
     --------
     >>> from nnkit import plots
     >>> plots.accuracy_dots([[0.79, 0.80, 0.78], [0.60, 0.61, 0.59]], ["cnn", "mlp"]).get_suptitle()
-    'cnn is best: 79.0 ± 1.0% test accuracy'
+    'cnn recognises most: 79.0 ± 1.0% of the test images'
     """
     values = _checked(accuracies, names)
     names = one_line_names(names, len(values))
     means = np.array([each.mean() for each in values])
     best = int(means.argmax())
-    title = f"{shorten(names[best], _LONGEST)} is best: {_mean_text(values[best])} {part} accuracy"
+    title = f"{shorten(names[best], _LONGEST)} recognises most: {_mean_text(values[best])} of the {part} images"
     count = max(map(len, values))
     subtitle = "One training each." if count == 1 else "Mean and standard deviation; each ring is one training."
     figure, axes = _own_or_given(ax, 7.2, 0.36 * len(values) + 0.75, title, subtitle)

@@ -198,10 +198,10 @@ def _say_nothing(line: str) -> None:
     pass
 
 
-def _overrides(options: argparse.Namespace, with_data: bool = True) -> list[str]:
+def _overrides(options: argparse.Namespace) -> list[str]:
     """Return what the options say about the recipe; where two speak of one key, `--epochs` wins over `--set`."""
     named = {"training.epochs": options.epochs, "seed": options.seed}
-    if options.data is not None and with_data:
+    if options.data is not None:
         named["data.dir"] = toml.dumps_value(options.data)
     return [*options.set, *(f"{key}={value}" for key, value in named.items() if value is not None)]
 
@@ -241,7 +241,8 @@ def _compare(options: argparse.Namespace) -> None:
     ranks = distributed.launched().size
     if ranks > 1:
         raise UsageError(f"compare trains one net after another, and mpiexec started {ranks} processes")
-    cli_compare.run(options, _overrides(options, with_data=False), _say)
+    without_data = argparse.Namespace(**{**vars(options), "data": None})  # which is for finished runs, too
+    cli_compare.run(options, _overrides(without_data), _say)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

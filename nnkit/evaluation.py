@@ -38,7 +38,7 @@ class Evaluation:
         return metrics.confusion_matrix(self.labels, self.probabilities.argmax(axis=1), len(self.class_names))
 
     def figures(self) -> dict[str, Any]:
-        """Return accuracy, cross-entropy, macro averages and each class's scores, ready for JSON.
+        """Return accuracy, cross-entropy, calibration, macro averages and each class's scores, ready for JSON.
 
         Returns
         -------
@@ -51,6 +51,7 @@ class Evaluation:
             "test_images": len(self.labels),
             "test_accuracy": self.accuracy,
             "test_loss": float(-np.log(np.maximum(given_to_truth, 1e-30, dtype=np.float64)).mean()),
+            **self._calibration(),
             "macro_precision": scores.macro_precision,
             "macro_recall": scores.macro_recall,
             "macro_f1": scores.macro_f1,
@@ -59,6 +60,23 @@ class Evaluation:
             "classes": [
                 {"name": name, "precision": float(p), "recall": float(r), "f1": float(f1), "support": int(n)}
                 for name, p, r, f1, n in columns
+            ],
+        }
+
+    def _calibration(self) -> dict[str, Any]:
+        """Return how sure the model is next to how often it is right; nothing where its answers are no numbers."""
+        if not np.isfinite(self.probabilities).all():
+            return {}
+        found = metrics.reliability(self.labels, self.probabilities)
+        bins = zip(found.edges, found.edges[1:], found.count, found.confidence, found.accuracy, strict=False)
+        return {
+            "mean_confidence": float(self.probabilities.max(axis=1).mean(dtype=np.float64)),
+            "calibration_error": found.error,
+            "calibration_error_by_chance": found.error_by_chance,
+            "reliability": [
+                {"from": float(low), "to": float(high), "images": int(n), "confidence": float(c), "accuracy": float(a)}
+                for low, high, n, c, a in bins
+                if n
             ],
         }
 

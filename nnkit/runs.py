@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import nnkit
-from nnkit import data, pictures, recipes
+from nnkit import analysis, data, pictures, recipes
 from nnkit._ext import get_num_threads, kernel_reason, kernels
 from nnkit.checkpoint import load_model
 from nnkit.data import Dataset
@@ -208,14 +208,26 @@ def _finish(
     if test is not None:
         evaluation = evaluate_model(solver.model, test, solver.normalize)
         figures |= evaluation.figures()
+        figures["analysis"] = analysis.analyse(figures, solver.history)
     with atomic_path(folder / METRICS) as path:
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        path.write_text(_to_json(figures), encoding="utf-8")
     if test is None:
         return figures
     say("drawing the pictures and the report")
-    pictures.draw(folder, solver.model, solver.history, test, evaluation)
+    pictures.draw(folder, solver.model, solver.history, test, evaluation, solver.normalize)
     write_report(folder)
     return figures
+
+
+def _to_json(figures: dict[str, Any]) -> str:
+    """Return the figures with one entry, or one item of a list, a line: the matrix of 1,000 classes has a million."""
+    lines = []
+    for key, value in figures.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value and isinstance(value[0], list | dict):
+            text = "[\n" + ",\n".join(f"    {json.dumps(item)}" for item in value) + "\n  ]"
+        lines.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _to_resume(folder: Path) -> str:
@@ -268,6 +280,7 @@ def _training_figures(solver: Solver) -> dict[str, Any]:
         "seconds": sum(history.seconds),
         "images_per_second": float(np.median(history.images_per_second)),
         "val_accuracy": history.val_accuracy[best_epoch - 1],
+        "val_images": len(solver.validation) if solver.validation else 0,
         "nnkit": nnkit.__version__,
         "kernels": kernels.name,
         "threads": get_num_threads(),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import nnkit
-from nnkit import recipes, runs
+from nnkit import pictures, recipes, runs
 from nnkit.checkpoint import load_model
 from nnkit.cli import _what_next, main
 from nnkit.history import History
@@ -249,7 +249,7 @@ def test_resume_says_where_it_goes_on(trained, tmp_path, capsys):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_after_the_training(trained, tmp_path, capsys, monkeypatch, signum):
     run = shutil.copytree(trained[0], tmp_path / "run")
-    monkeypatch.setattr(runs, "_draw", lambda *_: signal.raise_signal(signum))
+    monkeypatch.setattr(pictures, "draw", lambda *_: signal.raise_signal(signum))
     assert main(["train", "--resume", str(run)]) == 128 + signum
     error = capsys.readouterr().err
     assert error.count("\n") == 1

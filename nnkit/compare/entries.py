@@ -26,7 +26,7 @@ STANDARD_RATES = {
 _NAMED = ("model", "optimizer", "schedule")  # sections for which a name may stand
 _KEPT = ("weight_decay", "groups")  # of the recipe's optimizer, whatever the optimizer
 _FIXED = ("name", "description", "seed", "search")
-_OPEN_DATA = ("augment", "normalize")  # all else in [data] decides which images there are
+_OPEN_DATA = ("augment", "normalize", "per_class")  # all else in [data] decides which images judge
 
 
 @dataclass(frozen=True)

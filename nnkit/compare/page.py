@@ -13,7 +13,7 @@ from nnkit.compare.entries import Entry
 from nnkit.compare.results import LEVEL, Comparison, Contestant, Pair, short_duration, short_number, varied
 from nnkit.compare.verdict import counts_text, headline, numbers_of, p_text, pair_sentence, story
 from nnkit.files import atomic_path
-from nnkit.page import fold, page, picture, table, tiles
+from nnkit.page import contents, fold, heading, page, picture, table, tiles
 
 PAGE = "comparison.html"
 ACCURACY, CURVES, RECALLS, SWEEP = "accuracy.png", "curves.png", "recalls.png", "sweep.png"
@@ -28,6 +28,7 @@ _TERMS = {
     "is that of the batches as they were trained on: augmented, with dropout, by weights that still moved, so that the "
     "gap can be negative",
 }
+_SECTIONS = ("Figures", "Over epochs and seconds", "Class by class", "More than chance?", "How it was measured")
 _MANY_NAMES = 5
 _MANY_PAIRS = 15  # with more, the page tells only those of the best one
 
@@ -100,22 +101,23 @@ def _page(result: Comparison, is_line: bool) -> str:
             f'<p class="over">{escape(kind)}</p>',
             f"<h1>{escape(verdict)}</h1>",
             *(f"<p>{escape(paragraph)}</p>" for paragraph in story(result)),
+            contents(_SECTIONS),
             _tiles(result.ranked[0], result),
             _not_the_test_set(result),
-            "<h2>Figures</h2>",
+            heading("Figures"),
             table(head, rows, best=0),
-            picture(folder, SWEEP, f"Accuracy over {' and '.join(sweep)}. {verdict}.") if sweep else "",
-            "" if is_line else picture(folder, ACCURACY, f"The accuracies of all, with their spread. {verdict}."),
-            "<h2>Over epochs and seconds</h2>",
-            picture(folder, CURVES, f"Validation accuracies over epochs, and over seconds. {_curves_text(result)}"),
-            "<h2>Class by class</h2>",
+            picture(folder, SWEEP, f"Accuracy over {' and '.join(sweep)}.") if sweep else "",
+            "" if is_line else picture(folder, ACCURACY, "The accuracies of all, with their spread."),
+            heading("Over epochs and seconds"),
+            picture(folder, CURVES, "Line charts of validation accuracies, over the epochs and over the seconds."),
+            heading("Class by class"),
             picture(folder, RECALLS, "The share of each class's images that each recognises."),
             fold(_recall_table(result), "Every class in figures", folded=True),
-            "<h2>More than chance?</h2>",
+            heading("More than chance?"),
             _pairs_section(result),
-            "<h2>How it was measured</h2>",
+            heading("How it was measured"),
             _method(result),
-            "<h2>Trainings</h2>",
+            heading("Trainings"),
             fold(_training_table(result), "Every training in figures", folded=True),
             _settings(result),
             f"<footer>Made by nnkit {escape(nnkit.__version__)}. The same figures are in comparison.csv and "
@@ -145,11 +147,6 @@ def _not_the_test_set(result: Comparison) -> str:
         "images is no longer measured by them; they were not looked at. Train the one that you choose with "
         "<code>nnkit train</code>, which tests it once.</p>"
     )
-
-
-def _curves_text(result: Comparison) -> str:
-    best = max((c for c in result.contestants if c.finished), key=lambda c: c.mean(lambda t: t.val_accuracy) or 0.0)
-    return f"{best.name} climbs highest, to {best.mean(lambda t: t.val_accuracy):.1%}."
 
 
 def _recall_table(result: Comparison) -> str:

@@ -7,14 +7,27 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nnkit.plots.search import score_colors
-from nnkit.plots.style import BLUE, FAINT, INK, MUTED, ORANGE, headed_figure, in_house_style, one_line_names, shorten
+from nnkit.plots.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PINK,
+    headed_axes,
+    headed_figure,
+    in_house_style,
+    one_line_names,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette without its yellow, which is too pale for a line; each colour has a mark of its own.
-_COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
+_COLORS = (BLUE, ORANGE, GREEN, PINK, "#E69F00", "#56B4E9", INK)
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 _MOST = len(_COLORS)  # contestants that are told apart by colour
 _MOST_CLASSES = 25
@@ -59,7 +72,7 @@ def accuracy_dots(
     title = f"{shorten(names[best], _LONGEST)} recognises most: {_mean_text(values[best])} of the {part} images"
     count = max(map(len, values))
     subtitle = "One training each." if count == 1 else "Mean and standard deviation; each ring is one training."
-    figure, axes = _own_or_given(ax, 7.2, 0.36 * len(values) + 0.75, title, subtitle)
+    figure, axes = headed_axes(ax, 7.2, 0.36 * len(values) + 0.75, title, subtitle)
     for place, each in enumerate(values):
         color = BLUE if place == best else MUTED
         if len(each) > 1:
@@ -217,7 +230,7 @@ def class_recalls(
     subtitle = "Share of each class's images that is recognised" + (f"; {', '.join(parts)}." if parts else ".")
     rows = -(-count // 3)
     height = 0.31 * len(shown) + 0.75 + 0.22 * rows
-    figure, axes = _own_or_given(ax, 8.4, height, title, subtitle)
+    figure, axes = headed_axes(ax, 8.4, height, title, subtitle)
     places = np.arange(len(shown))
     axes.hlines(places, rates[:, shown].min(axis=0), rates[:, shown].max(axis=0), color=FAINT, linewidth=3, zorder=1)
     lines = []
@@ -289,7 +302,7 @@ def sweep_line(
     lost = [f"{xs[i]:g}" for i in range(len(xs)) if i not in there]
     subtitle = "Mean and standard deviation; each ring is one training." if many else "One training each."
     subtitle += f" Diverged at {', '.join(lost)}." if lost else ""
-    figure, axes = _own_or_given(ax, 6.6, 3.5, title, subtitle)
+    figure, axes = headed_axes(ax, 6.6, 3.5, title, subtitle)
     stds = [each[i].std(ddof=1) if len(each[i]) > 1 else 0.0 for i in there]
     bar: dict[str, Any] = {"elinewidth": 1.6, "capsize": 4 if many else 0}
     axes.errorbar(xs[there], means, yerr=stds, fmt="o-", color=BLUE, markersize=5, **bar)
@@ -367,7 +380,7 @@ def sweep_map(
     )
     longest = max(map(len, columns))
     width = max(0.95, 0.085 * longest + 0.2)
-    figure, axes = _own_or_given(ax, max(width * len(columns) + 2.4, 6.4), 0.55 * len(rows) + 0.9, title, subtitle)
+    figure, axes = headed_axes(ax, max(width * len(columns) + 2.4, 6.4), 0.55 * len(rows) + 0.9, title, subtitle)
     image = axes.imshow(np.ma.masked_invalid(cells), cmap=score_colors(), aspect="auto", interpolation="nearest")
     low, high = np.nanmin(cells), np.nanmax(cells)
     for (row, column), cell in np.ndenumerate(cells):
@@ -385,15 +398,6 @@ def sweep_map(
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8)
     return figure
-
-
-def _own_or_given(ax: "Axes | None", width: float, height: float, title: str, subtitle: str) -> tuple["Figure", "Axes"]:
-    """Return the axes to draw in, and their figure: a new one with a heading, or those given, with the title."""
-    if ax is None:
-        figure = headed_figure(width, height, title, subtitle)
-        return figure, figure.subplots()
-    ax.set_title(title)
-    return ax.get_figure(root=True), ax  # type: ignore[return-value]
 
 
 def _checked(accuracies: Sequence[ArrayLike], names: Sequence[str]) -> list[np.ndarray]:

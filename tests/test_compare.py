@@ -397,6 +397,7 @@ def test_pictures_say_what_they_show(tmp_path):
     long = "a very long name of a contestant, with <markup> and $dollars$"
     figure = plots.accuracy_dots([[0.5, 0.6], [0.7]], [long, "b"])
     assert figure.get_suptitle() == "b recognises most: 70.0% of the test images"
+    assert plots.accuracy_dots([[0.5], [0.5]], ["a", "b"]).get_suptitle() == "All recognise 50.0% of the test images"
     many = {f"contestant {i}": [([1.0, 2.0], [0.1, 0.1 + i / 20])] * 2 for i in range(12, 0, -1)}
     figure = plots.comparison_curves(many, thresholds=[0.5])
     assert figure.get_suptitle() == "contestant 12 climbs highest: 70.0% validation accuracy"

@@ -136,10 +136,12 @@ def compare(
     if not resume:
         _write_plan(plan, where)
     tell = say or (lambda line: None)
-    tell(f"judge   {images.description()}")
+    untouched = "; the test set is not looked at" if plan.part == "validation" else ""
+    tell(f"judge   {images.description()}{untouched}")
     tell(f"folder  {where}")
     try:
         _train_all(plan, where, download, say)
+        tell(f"measure all nets on {images.description()}")
         contestants = [_measure(entry, plan, where, images) for entry in plan.entries]
         if not any(contestant.finished for contestant in contestants):
             raise UsageError(f"all trainings diverged; the last one: {contestants[-1].trainings[-1].diverged}")
@@ -250,7 +252,7 @@ class _Images:
 
     def description(self) -> str:
         """Tell what judges."""
-        return self._counts + ("; the test set is not looked at" if self._part == "validation" else "")
+        return self._counts
 
 
 # Training

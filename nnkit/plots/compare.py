@@ -70,6 +70,8 @@ def accuracy_dots(
     means = np.array([each.mean() for each in values])
     best = int(means.argmax())
     title = f"{shorten(names[best], _LONGEST)} recognises most: {_mean_text(values[best])} of the {part} images"
+    if len(values) > 1 and not np.ptp(means):
+        title = f"All recognise {means[0]:.1%} of the {part} images"
     count = max(map(len, values))
     subtitle = "One training each." if count == 1 else "Mean and standard deviation; each ring is one training."
     figure, axes = headed_axes(ax, 7.2, 0.36 * len(values) + 0.75, title, subtitle)

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", nargs="?", const="", metavar="DIR", help="go on; without a value, the newest comparison"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the kernels (default: one a core)")
+    parser.set_defaults(init_from=None, freeze=None)  # --set transfer.init_from=... says it
 
 
 def run(options: argparse.Namespace, overrides: list[str], say: Callable[[str], object]) -> None:

@@ -253,11 +253,9 @@ def _fit_in_words(fit: dict[str, Any], history: History) -> Finding:
     more = " The validation accuracy was still rising at the end: more epochs may help." * fit["still_improving"]
     if fit["verdict"] == "underfits":
         text = (
-            f"Even of the training images it recognises only {training}, hardly more than of the validation images "
-            f"({validation}). A larger net, more epochs or less regularisation may help; more images would hardly."
+            f"Even of the training images it recognises only {training}; of the validation images, {validation}. A "
+            "larger net, more epochs or less regularisation may help; more images would hardly."
         )
-        if fit["training_accuracy"] < fit["validation_accuracy"]:
-            text = text.replace("hardly more than", "less than")
         return Finding(topic, "It underfits", text + more)
     if fit["verdict"] == "fits":
         text = (

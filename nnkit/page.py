@@ -53,7 +53,8 @@ code { font: .9em ui-monospace, "DejaVu Sans Mono", monospace; background: var(-
   border-radius: .25rem; }
 footer { margin-top: 3rem; color: var(--muted); font-size: .875rem; }
 @media (max-width: 40rem) { .tiles { grid-template-columns: repeat(2, 1fr); } figure { overflow-x: auto; }
-  figure img { max-width: none; width: max(100%, min(.68 * var(--w, 58rem), 44rem)); } }
+  .figures th:not(:first-child), .figures td { padding-left: .5rem; } table { font-size: .8125rem; }
+  figure img { max-width: none; width: max(100%, min(.63 * var(--w, 64rem), 44rem)); } }
 @media print { body { max-width: none; padding: 0; font-size: 10.5pt; } nav { display: none; }
   h2 { break-after: avoid; } figure, section, .tiles li, tr { break-inside: avoid; }
   .tiles li { border: 1px solid var(--line); } img { max-height: 11.5cm; width: auto; }

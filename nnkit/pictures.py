@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXAMPLE = "example.png"
+MANY_CLASSES, SHOWN_CLASSES = 40, 20  # of more than the former, the plane of features shows the worst of the latter
 
 _EXPLAINED = 6  # images; half of them mistakes, where there are so many
 _PLACES = 50  # that occlusion covers in each, about
@@ -69,7 +70,7 @@ def draw(
         "explanations": lambda: _explanations(model, test, evaluation, normalize),
         "filters": lambda: plots.filters(first, input_shape=test.image_shape, class_names=names),
         "feature_maps": lambda: _feature_maps(model, test, normalize),
-        "feature_plane": lambda: _feature_plane(model, test, normalize),
+        "feature_plane": lambda: _feature_plane(model, test, evaluation, normalize),
     }
     for name, drawing in drawings.items():
         figure = drawing()
@@ -115,19 +116,34 @@ def _feature_maps(model: Model, test: Dataset, normalize: tuple[ArrayLike, Array
     return plots.feature_maps(maps[0], test.images[0], layer="the first convolution")
 
 
-def _feature_plane(model: Model, test: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None) -> "Figure | None":
-    """Draw test images by what the last layer sees of them, where scikit-learn is installed."""
-    if find_spec("sklearn") is None or len(test) < 2:
+def _feature_plane(
+    model: Model, test: Dataset, evaluation: Evaluation, normalize: tuple[ArrayLike, ArrayLike] | None
+) -> "Figure | None":
+    """Draw test images by what the last layer sees of them, with scikit-learn; of many classes the worst."""
+    if find_spec("sklearn") is None:
         return None
-    count = min(_affordable(model, _POINTS), len(test))
+    names, labels, chosen = test.class_names, test.labels, np.arange(len(test))
+    if len(names) > MANY_CLASSES:
+        worst = _most_mistaken(evaluation.matrix)
+        names, chosen = [names[i] for i in worst], np.flatnonzero(np.isin(labels, worst))
+        labels = np.searchsorted(worst, labels)
+    if len(chosen) < 2:
+        return None
+    count = min(_affordable(model, _POINTS), len(chosen))
     # Spread evenly, as data sets may be sorted by class.
-    some = test[np.linspace(0, len(test) - 1, count).round().astype(int)]
+    chosen = chosen[np.linspace(0, len(chosen) - 1, count).round().astype(int)]
     try:
-        features = explain.penultimate_features(model, data.batches(some, 250, normalize=normalize))
+        features = explain.penultimate_features(model, data.batches(test[chosen], 250, normalize=normalize))
         points = explain.embed(features)
     except ValueError:  # there is no linear layer
         return None
-    return plots.feature_plane(points, some.labels, test.class_names)
+    return plots.feature_plane(points, labels[chosen], names)
+
+
+def _most_mistaken(matrix: np.ndarray) -> np.ndarray:
+    """Return the classes with the most mistakes, in their order; of equal ones those with more images."""
+    support = matrix.sum(axis=1)
+    return np.sort(np.lexsort((-support, matrix.diagonal() - support))[:SHOWN_CLASSES])
 
 
 def _affordable(model: Model, most: int) -> int:

@@ -13,6 +13,7 @@ from nnkit.errors import DataError
 from nnkit.files import atomic_path
 from nnkit.history import History
 from nnkit.page import contents, duration, fold, heading, known, page, pair, picture, table, tiles
+from nnkit.pictures import MANY_CLASSES, SHOWN_CLASSES
 
 _LONG_TABLE = 24  # rows; a longer one starts folded
 
@@ -41,8 +42,21 @@ def write_report(run_dir: str | PathLike[str]) -> Path:
     folder = Path(run_dir)
     figures, settings = _read_metrics(folder / "metrics.json"), _read_settings(folder / "config.toml")
     history = History.from_csv(folder / "history.csv")
+    try:
+        text = _page(folder, figures, settings, history)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # a file that nnkit wrote fits
+        what = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{folder / 'metrics.json'}: expected the figures of a finished run, got others ({what})"
+        ) from error
     with atomic_path(folder / "report.html") as path:
-        path.write_text(_page(folder, figures, settings, history), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     return folder / "report.html"
 
 
@@ -201,8 +215,11 @@ def _footer(figures: dict[str, Any]) -> str:
 
 
 def _plane_note(folder: Path, figures: dict[str, Any]) -> str:
-    """Say why there is no picture of the last layer's plane, where that is for want of scikit-learn."""
-    if (folder / "feature_plane.png").exists() or "analysis" not in figures or find_spec("sklearn"):
+    """Say what is not in the picture of the last layer's plane, or, without scikit-learn, why there is none."""
+    many = len(figures.get("classes", [])) > MANY_CLASSES
+    if (folder / "feature_plane.png").exists():
+        return f'<p class="note">Only the {SHOWN_CLASSES} classes with the most mistakes are drawn.</p>' if many else ""
+    if "analysis" not in figures or find_spec("sklearn"):  # an older run, or a net without a linear layer
         return ""
     hint = 'With scikit-learn (<code>pip install "nnkit[sklearn]"</code>), the test images are drawn'
     return f'<p class="note">{hint} here, too, placed by what the last layer sees of them.</p>'

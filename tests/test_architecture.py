@@ -63,7 +63,7 @@ ALLOWED = {
     "plots": {"history", "metrics"},
     "page": set(),
     "analysis": {"history", "metrics"},
-    "report": {"analysis", "history", "metrics", "page", "plots"},
+    "report": {"analysis", "history", "metrics", "page", "pictures", "plots"},
     "evaluation": {"data", "metrics", "models"},
     "pictures": {"data", "evaluation", "explain", "history", "models", "plots"},
     "significance": set(),

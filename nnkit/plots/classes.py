@@ -58,7 +58,7 @@ def class_scores(matrix: ArrayLike, class_names: Sequence[str] | None = None, *,
         left_out = len(order) - _HIGHEST - _LOWEST
         order = np.concatenate([order[:_HIGHEST], order[-_LOWEST:]])
     size = 0.27 * max(len(order) + bool(left_out), 3) + 0.9
-    figure, axes = headed_axes(ax, 6.6, size, *_finding(scores, names, there, left_out), legend=True)
+    figure, axes = headed_axes(ax, 5.8, size, *_finding(scores, names, there, left_out), legend=True)
     places = np.arange(len(order)) + (np.arange(len(order)) >= _HIGHEST) * bool(left_out)  # a gap for those left out
     shown = [getattr(scores, name)[order] for name in ("precision", "recall", "f1")]
     axes.hlines(places, np.minimum(*shown[:2]), np.maximum(*shown[:2]), color=FAINT, linewidth=3, zorder=1)
@@ -73,6 +73,7 @@ def class_scores(matrix: ArrayLike, class_names: Sequence[str] | None = None, *,
     axes.set_yticks(places, [shorten(names[i], 20) for i in order], parse_math=False)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     low = np.floor(10 * min((values.min() for values in shown if values.size), default=0.0)) / 10
+    low = min(low, 0.9)  # perfect scores need an axis, too
     axes.set_xlim(low - 0.02 * (1 - low), 1)
     axes.set_ylim((places[-1] if len(places) else 0) + 0.6, -0.6)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
@@ -90,7 +91,9 @@ def _finding(scores: metrics.ClassScores, names: list[str], there: np.ndarray, l
     f1 = scores.f1[there]
     low, high = there[f1.argmin()], there[f1.argmax()]
     title = f"F1 is {f1.mean():.1%} on average"
-    if len(there) > 1:
+    if f1.max() == f1.min():
+        title = f"F1 is {f1.max():.1%}" + " in every class" * (len(there) > 1)
+    else:
         ends = (f"{scores.f1[i]:.1%} ({shorten(names[i], 20)})" for i in (low, high))
         title += ", from " + " to ".join(ends)
     notes = []

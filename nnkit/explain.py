@@ -287,7 +287,9 @@ def embed(features: ArrayLike, method: str = "pca", *, seed: int = 0) -> np.ndar
         raise ValueError("embed: expected finite numbers, got features with others among them")
     try:
         from sklearn.decomposition import PCA
-        from sklearn.manifold import TSNE
+
+        if method == "tsne":  # takes longer to import than to find the components
+            from sklearn.manifold import TSNE
     except ImportError as error:
         raise ImportError("embed needs scikit-learn; install it with: pip install 'nnkit[sklearn]'") from error
     if (rows == rows[0]).all():

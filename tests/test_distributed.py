@@ -290,9 +290,9 @@ def test_an_error_on_one_rank_ends_all(run, what):
 
 CLI_WITHOUT_PICTURES = """
 import sys
-from nnkit import cli, runs
+from nnkit import cli, pictures, runs
 
-runs._draw = runs.write_report = lambda *arguments: None  # seconds of one process
+pictures.draw = runs.write_report = lambda *arguments: None  # seconds of one process
 sys.exit(cli.main(sys.argv[1:]))
 """
 

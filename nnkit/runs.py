@@ -24,6 +24,7 @@ from nnkit.errors import CheckpointError, DataError, UsageError, did_you_mean
 from nnkit.evaluation import Evaluation as Evaluation
 from nnkit.evaluation import evaluate_model as evaluate_model
 from nnkit.files import atomic_path
+from nnkit.info import peak_memory
 from nnkit.interop.torch import write_state
 from nnkit.models import Model
 from nnkit.pictures import EXAMPLE as EXAMPLE
@@ -123,6 +124,7 @@ def train(
     folder: Path | None = None,
     *,
     resume: bool = False,
+    only_train: bool = False,
     download: bool = False,
     callbacks: Sequence[Callable[[Solver], object]] = (),
     say: Callable[[str], object] = lambda line: None,
@@ -137,6 +139,8 @@ def train(
         Where to; the next `runs/<recipe>-<n>` if not given.
     resume : bool, default False
         Continue the run that `folder` holds.
+    only_train : bool, default False
+        Leave out the test set, the pictures and the report, all of which resuming the run adds.
     download : bool, default False
         Fetch data that is missing.
     callbacks : sequence of callable
@@ -190,21 +194,25 @@ def train(
     except TrainingInterrupted as interrupt:
         raise TrainingInterrupted(f"{interrupt}: {_to_resume(folder)}", interrupt.signum) from None
     try:
-        return ranks.from_first(lambda: _finish(recipe, folder, solver, test, say))
+        return ranks.from_first(lambda: _finish(recipe, folder, solver, None if only_train else test, say))
     except KeyboardInterrupt as interrupt:
         message = f"interrupted, but the training is finished and saved; {_to_resume(folder)} draws the pictures"
         raise Interrupted(message, getattr(interrupt, "signum", signal.SIGINT)) from None
 
 
 def _finish(
-    recipe: Recipe, folder: Path, solver: Solver, test: Dataset, say: Callable[[str], object]
+    recipe: Recipe, folder: Path, solver: Solver, test: Dataset | None, say: Callable[[str], object]
 ) -> dict[str, Any]:
-    """Look at the test set, and write the figures, the pictures and the report."""
-    evaluation = evaluate_model(solver.model, test, solver.normalize)
-    figures = {"recipe": recipe.name, "run": str(folder), **_training_figures(solver), **evaluation.figures()}
-    figures["analysis"] = analysis.analyse(figures, solver.history)
+    """Look at the test set, if it is given, and write the figures; then the pictures and the report."""
+    figures = {"recipe": recipe.name, "run": str(folder), **_training_figures(solver)}
+    if test is not None:
+        evaluation = evaluate_model(solver.model, test, solver.normalize)
+        figures |= evaluation.figures()
+        figures["analysis"] = analysis.analyse(figures, solver.history)
     with atomic_path(folder / METRICS) as path:
         path.write_text(_to_json(figures), encoding="utf-8")
+    if test is None:
+        return figures
     say("drawing the pictures and the report")
     pictures.draw(folder, solver.model, solver.history, test, evaluation, solver.normalize)
     write_report(folder)
@@ -277,6 +285,7 @@ def _training_figures(solver: Solver) -> dict[str, Any]:
         "kernels": kernels.name,
         "threads": get_num_threads(),
         "ranks": solver.communicator.size,
+        "peak_memory": peak_memory(),
     }
 
 

@@ -8,6 +8,11 @@
 
 from nnkit.plots.calibration import reliability as reliability
 from nnkit.plots.classes import class_scores as class_scores
+from nnkit.plots.compare import accuracy_dots as accuracy_dots
+from nnkit.plots.compare import class_recalls as class_recalls
+from nnkit.plots.compare import comparison_curves as comparison_curves
+from nnkit.plots.compare import sweep_line as sweep_line
+from nnkit.plots.compare import sweep_map as sweep_map
 from nnkit.plots.confusion import confusion_matrix as confusion_matrix
 from nnkit.plots.curves import gradient_norms as gradient_norms
 from nnkit.plots.curves import learning_rate as learning_rate

@@ -227,7 +227,7 @@ def _about(path: Path) -> tuple[tuple[str, ...] | None, Normalization | None]:
     names = about.get("class_names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         names = None
-    return names and tuple(names), _normalization(about.get("normalize"))
+    return None if names is None else tuple(names), _normalization(about.get("normalize"))
 
 
 def _normalization(value: Any) -> Normalization | None:

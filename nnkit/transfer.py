@@ -210,7 +210,9 @@ def _problem(name: str, array: np.ndarray, arrays: Mapping[str, np.ndarray], the
     found = arrays[theirs[name]]
     if found.shape != array.shape:
         return f"{what}, got {found.shape}"
-    return None if np.isfinite(found).all() else f"{what} and finite, got NaN or infinity"
+    with np.errstate(over="ignore"):  # what is too large for the model's type is infinite there
+        is_finite = np.isfinite(found.astype(array.dtype)).all()
+    return None if is_finite else f"{what} and finite, got NaN or infinity"
 
 
 def _about(path: Path) -> tuple[tuple[str, ...] | None, Normalization | None]:
@@ -252,7 +254,8 @@ def _layer(name: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """List names, but the middle ones of many."""
+    """List names on one line, but the middle ones of many."""
+    names = ["".join(c if c.isprintable() else "?" for c in name) for name in names]
     if len(names) > _LISTED:
         return f"{', '.join(names[:3])}, ... {names[-1]} ({len(names)} in all)"
     return ", ".join(names)

@@ -151,7 +151,7 @@ def test_numbers_too_large_for_the_model_are_refused(old, tmp_path):
     arrays = {name: array.astype(np.float64) for name, array in old.state_dict().items()}
     arrays["conv1.weight"] *= 1e300
     save_file(arrays, tmp_path / "large.safetensors")
-    with pytest.raises(CheckpointError, match="layer 'conv1': .* and finite"):
+    with pytest.raises(CheckpointError, match=r"layer 'conv1': .* and finite"):
         load_weights(net(4), tmp_path / "large.safetensors")
 
 

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from nnkit import data, load_model, plots, recipes, runs
+from nnkit.errors import DivergenceError
 from nnkit.files import atomic_path
 from nnkit.plots.style import BLUE, INK, ORANGE, headed_figure, in_house_style
 
 SCRATCH, ALL, HEAD = "from scratch", "pretrained, all layers", "pretrained, head only"
 STARTS = {SCRATCH: ORANGE, ALL: BLUE, HEAD: "#009E73"}  # of Okabe and Ito's palette
-RATES = (0.0003, 0.001, 0.003)
+RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 EPOCHS = {50: 30, 200: 20, 1000: 10}  # by the number of images of each class; seldom seen ones are seen more often
 VALIDATION = 100  # images of each class
 
@@ -119,8 +120,12 @@ def fit(
     solvers = {}
     for rate in rates:
         recipe = recipes.load(name, [*settings, f"optimizer.lr={rate}"])
-        solvers[rate] = runs.make_solver(recipe, training, validation, progress=False)
-        solvers[rate].train()
+        solver = runs.make_solver(recipe, training, validation, progress=False)
+        try:
+            solver.train()
+            solvers[rate] = solver
+        except DivergenceError as error:
+            print(f"rate {rate} is left out: {error}", flush=True)
     accuracies = {rate: max(solver.history.val_accuracy) for rate, solver in solvers.items()}
     best = max(accuracies, key=lambda rate: accuracies[rate])
     history, (_, accuracy) = solvers[best].history, solvers[best].evaluate(test)
@@ -137,8 +142,7 @@ def table(rows: list[dict[str, Any]], sizes: Sequence[int]) -> str:
         for start in STARTS:
             found = [row for row in rows if (row["start"], row["size"]) == (start, size)]
             mean, std = mean_std([row["test"] for row in found])
-            seconds = np.median([row["seconds"] for row in found])
-            cells.append(f"{mean:.1%}{f' ± {std:.1%}' if std is not None else ''} ({seconds:.0f} s)")
+            cells.append(f"{mean:.1%}{f' ± {std:.1%}' if std is not None else ''}")
         lines.append(f"| {size:,} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -158,9 +162,9 @@ def curves(rows: list[dict[str, Any]], sizes: Sequence[int]) -> Any:
     best = max((ALL, HEAD), key=lambda start: tests[start])
     gain = 100 * (tests[best] - tests[SCRATCH])
     verdict = "better" if gain >= 0 else "worse"
-    title = f"With {few} images a class, a pretrained net is {abs(gain):.1f} points {verdict}"
+    title = f"With {few} images a class, a pretrained net is {abs(gain):.1f} points {verdict} than one from scratch"
     subtitle = "Accuracy on the validation images after each epoch; in the legend, that on the test images."
-    figure = headed_figure(3.4 * max(len(sizes), 2), 3.6, title, subtitle)
+    figure = headed_figure(3.4 * max(len(sizes), 2), 4.2, title, subtitle)
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
     panels[0].set_ylabel("Validation accuracy")
     for axes, size in zip(panels, sizes, strict=True):
@@ -174,10 +178,12 @@ def curves(rows: list[dict[str, Any]], sizes: Sequence[int]) -> Any:
             axes.plot(epochs, lines.mean(axis=0), color=color, label=label, marker="o" if len(epochs) == 1 else "")
         axes.set_title(f"{size:,} images a class")
         axes.set_xlabel("Epoch")
+        axes.set_xlim(0.5, len(epochs) + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
         axes.grid(visible=True)
-        axes.legend(frameon=False, labelcolor=INK, fontsize=8.5, loc="lower right")
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
+        axes.legend(frameon=False, labelcolor=INK, fontsize=9, **below)
     return figure
 
 

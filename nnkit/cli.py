@@ -168,7 +168,10 @@ def _what_to_train(options: argparse.Namespace) -> tuple[Recipe, Path | None]:
     if options.resume is not None:
         folder = _folder_to_resume(options)
         source = folder / runs.CONFIG
-    return recipes.load(source, _overrides(options)), folder
+    recipe = recipes.load(source, _overrides(options))
+    if options.resume is not None and recipe.transfer != recipes.load(source).transfer:
+        raise UsageError(f"--init-from, --freeze: {folder} has begun with its own; resume it without, or train anew")
+    return recipe, folder
 
 
 def _folder_to_resume(options: argparse.Namespace) -> Path:
@@ -201,8 +204,8 @@ def _say_nothing(line: str) -> None:
 def _overrides(options: argparse.Namespace) -> list[str]:
     """Return what the options say about the recipe; where two speak of one key, `--epochs` wins over `--set`."""
     named = {"training.epochs": options.epochs, "seed": options.seed}
-    if options.data is not None:
-        named["data.dir"] = toml.dumps_value(options.data)
+    sources = {"data.dir": options.data, "transfer.init_from": options.init_from, "transfer.freeze": options.freeze}
+    named |= {key: toml.dumps_value(value) for key, value in sources.items() if value is not None}
     return [*options.set, *(f"{key}={value}" for key, value in named.items() if value is not None)]
 
 
@@ -357,6 +360,11 @@ def _parser() -> argparse.ArgumentParser:
         help="change a setting of the recipe, as in optimizer.lr=0.01; an empty value takes the key out",
     )  # fmt: skip
     train.add_argument(
+        "--init-from", metavar="RUN|FILE",
+        help="begin with the weights of a run, a .safetensors or a .pt file; for other classes, with a fresh head",
+    )  # fmt: skip
+    train.add_argument("--freeze", action="append", metavar="PATTERN", help="leave these layers as they are: 'conv*'")
+    train.add_argument(
         "--resume", nargs="?", const="", metavar="RUN", help="continue a run; without a value, the newest"
     )
     train.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
@@ -367,6 +375,7 @@ def _parser() -> argparse.ArgumentParser:
 
     search = command("search", _search, "search a recipe's settings: cross-validated trials, drawn by Optuna")
     cli_search.add_arguments(search)
+    search.set_defaults(init_from=None, freeze=None)  # --set transfer.init_from=... says it
 
     compare = command(
         "compare", _compare, "compare recipes, finished runs, or the variants of a recipe: table and page"

@@ -187,6 +187,10 @@ def _means(figure: Callable[[str], float]) -> tuple[str, str, str]:
     return f"{figure('accuracy'):.2%}", f"{figure('loss'):.4f}", f"{figure('macro_f1'):.4f}"
 
 
+def _say_nothing(line: str) -> None:
+    pass
+
+
 def cross_validate(
     recipe: str | Path | Recipe | ModelFunction,
     data: Dataset | None = None,
@@ -198,6 +202,7 @@ def cross_validate(
     on_epoch: Callable[[int, int, float], object] | None = None,
     on_fold: Callable[[Fold], object] | None = None,
     progress: bool | None = None,
+    say: Callable[[str], object] = _say_nothing,
 ) -> CrossValidation:
     """Train once for each fold, on all the others, and measure each net on the images that it did not see.
 
@@ -228,6 +233,8 @@ def cross_validate(
         Called with each Fold as soon as it is there.
     progress : bool, optional
         Show bars; by default only if stderr is a terminal.
+    say : callable
+        Called, in the first fold, with lines that tell what weights all begin with, and what of them stays frozen.
 
     Returns
     -------
@@ -270,7 +277,8 @@ def cross_validate(
     for number, (seed, held_out) in enumerate(splits, 1):
         mask = np.zeros(len(data), bool)
         mask[held_out] = True
-        solver = _make_solver(recipe, data[~mask], data[mask], seed, progress)
+        solver = _make_solver(recipe, data[~mask], data[mask], seed, progress, say)
+        say = _say_nothing  # the other folds begin in the same way
         if solver.model is previous:  # which was trained on the images that are held out now
             raise UsageError(
                 "cross_validate: the function returned the same model again; expected a fresh one each time"
@@ -345,9 +353,16 @@ def _model_selection() -> Any:
     return model_selection
 
 
-def _make_solver(recipe: Any, training: Dataset, held_out: Dataset, seed: int, progress: bool | None) -> Solver:
+def _make_solver(
+    recipe: Any,
+    training: Dataset,
+    held_out: Dataset,
+    seed: int,
+    progress: bool | None,
+    say: Callable[[str], object],
+) -> Solver:
     if isinstance(recipe, Recipe):
-        return runs.make_solver(dataclasses.replace(recipe, seed=seed), training, held_out, progress=progress)
+        return runs.make_solver(dataclasses.replace(recipe, seed=seed), training, held_out, say=say, progress=progress)
     made = recipe()
     model, settings = made if isinstance(made, tuple) else (made, {})
     return Solver(model, training, **{"progress": progress, **settings, "validation": held_out, "seed": seed})
@@ -406,7 +421,7 @@ def train_folds(
         best = f"in epoch {row['best_epoch']} of {row['epochs']}"
         say(f"fold {fold.number}/{k * repeats}  accuracy {row['accuracy']:.2%} {best}  {row['seconds']:.1f} s")
 
-    result = cross_validate(recipe, data, k=k, seeds=seeds, subset=subset, on_fold=tell)
+    result = cross_validate(recipe, data, k=k, seeds=seeds, subset=subset, on_fold=tell, say=say)
     folder = folder or runs.new_folder(f"{recipe.name}-folds")
     figures = {"recipe": recipe.name, "run": str(folder), **result.figures()}
     with atomic_path(folder / RECIPE) as path:

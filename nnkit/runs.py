@@ -32,6 +32,7 @@ from nnkit.recipes import Recipe, toml
 from nnkit.report import write_report
 from nnkit.signals import Interrupted
 from nnkit.solver import Solver, TrainingInterrupted
+from nnkit.transfer import start_from
 
 RUNS = Path("runs")
 CONFIG, MODEL, STATE = "config.toml", "model.safetensors", "last.ckpt"
@@ -169,8 +170,10 @@ def train(
     training, validation = training.split(recipe.data.validation, recipe.seed)
     folder = asked or ranks.from_first(lambda: new_folder(recipe.name))
     options = {"out": folder, "resume": resume, "callbacks": callbacks, "communicator": ranks}
+    told: list[str] = []
     try:
-        solver = make_solver(recipe, training, validation, **options)
+        solver = make_solver(recipe, training, validation, say=told.append, **options)
+        training, recipe = solver.data, recipe if resume else _as_begun(recipe, solver)
         if ranks.rank == 0:
             with atomic_path(folder / CONFIG) as path:
                 path.write_text(toml.dumps(recipe.to_settings()), encoding="utf-8")
@@ -182,6 +185,8 @@ def train(
     counts = f"{len(training):,} training, {len(validation):,} validation, {len(test):,} test images"
     say(f"data    {recipe.data.name}: {counts} of {shape}, {training.num_classes} classes")
     say(f"model   {recipe.model['name']}, {solver.model.num_parameters:,} parameters")
+    for line in told:
+        say(line)
     say(f"run     {folder}")
     if ranks.size > 1:
         say(f"ranks   {ranks.size}, {get_num_threads()} thread{'s' * (get_num_threads() > 1)} each on rank 0")
@@ -289,34 +294,78 @@ def _training_figures(solver: Solver) -> dict[str, Any]:
     }
 
 
-def make_solver(recipe: Recipe, training: Dataset, validation: Dataset, **options: Any) -> Solver:
+def make_solver(
+    recipe: Recipe,
+    training: Dataset,
+    validation: Dataset,
+    *,
+    say: Callable[[str], object] = lambda line: None,
+    **options: Any,
+) -> Solver:
     """Put together what trains a recipe.
 
     Parameters
     ----------
     recipe : Recipe
     training, validation : Dataset
+        Of `training`, the recipe's `data.per_class` may leave a part.
+    say : callable
+        Called with lines that tell what of other weights the training begins with, and what stays frozen.
     **options
-        Further arguments of the Solver.
+        Further arguments of the Solver. One that resumes does not load weights to begin with.
 
     Returns
     -------
     Solver
+
+    Raises
+    ------
+    UsageError, CheckpointError
+        Data, settings and the weights to begin with do not fit together.
     """
+    if recipe.data.per_class is not None:
+        training = training.sample_per_class(recipe.data.per_class, recipe.seed)
     settings = dataclasses.asdict(recipe.training)
     del settings["loss"], settings["label_smoothing"]  # are in create_loss
+    model, normalize = recipe.create_model(training.num_classes), recipe.data.normalize
+    if recipe.transfer is not None:
+        model.build(training.image_shape, seed=recipe.seed)
+        source = None if options.get("resume") else recipe.transfer.init_from
+        file = None if source is None else _weights_file(source)
+        loaded = start_from(file, model, recipe.transfer.freeze, training.class_names, say)
+        if loaded and loaded.normalize and normalize == "standard":
+            normalize = loaded.normalize  # the weights are used to it
     return Solver(
-        recipe.create_model(training.num_classes),
+        model,
         training,
         recipe.create_optimizer(),
         loss=recipe.create_loss(),
         schedule=recipe.create_schedule(),
         augment=recipe.data.augment,
-        normalize=recipe.data.normalize,
+        normalize=normalize,
         validation=validation,
         seed=recipe.seed,
         **settings,
         **options,
+    )
+
+
+def _weights_file(source: str) -> Path:
+    """Return the file of weights that is meant: a file itself, or the model of a run."""
+    path = Path(source).expanduser()
+    return path if path.is_file() or path.suffix in (".safetensors", ".pt", ".pth") else _model_file(path)
+
+
+def _as_begun(recipe: Recipe, solver: Solver) -> Recipe:
+    """Return the recipe with what the weights to begin with brought along: it makes the same training anywhere."""
+    if recipe.transfer is None or recipe.transfer.init_from is None:
+        return recipe
+    mean, std = (tuple(values.tolist()) for values in solver.normalize)
+    source = str(_weights_file(recipe.transfer.init_from).resolve())
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, normalize=(mean, std)),
+        transfer=dataclasses.replace(recipe.transfer, init_from=source),
     )
 
 

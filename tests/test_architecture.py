@@ -30,6 +30,7 @@ ALLOWED = {
     "models": {"layers", "functional", "initializers"},
     "checkpoint": {"models", "layers"},
     "interop": {"functional", "layers", "models"},
+    "transfer": {"interop", "models"},
     "callbacks": set(),
     "progress": set(),
     "signals": set(),

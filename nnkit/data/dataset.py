@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnkit.errors import DataError, UsageError, did_you_mean
+from nnkit.errors import DataError, UsageError, did_you_mean, whole_number
 
 _MOST_CLASSES = 1_000_000  # without names: more are not labels, but something else that fills the memory with names
 _STATISTICS_CHUNK = 64  # images at a time, so that no copy of the whole set is made
+_SAMPLE = 4  # purpose of random numbers, as the Solver's are numbered; 3 is the validation split
 
 
 class Dataset:
@@ -201,6 +202,42 @@ class Dataset:
         kept = labels >= 0
         weight = None if self.sample_weight is None else self.sample_weight[kept]
         return Dataset(self.images[kept], labels[kept], list(names), weight)
+
+    def sample_per_class(self, count: int, seed: int = 0) -> "Dataset":
+        """Return so many images of each class, drawn at random.
+
+        Parameters
+        ----------
+        count : int
+            How many of each class. With the same seed, fewer are always some of those that more would be.
+        seed : int, default 0
+            Decides which images.
+
+        Returns
+        -------
+        Dataset
+            In the order of the original.
+
+        Raises
+        ------
+        UsageError
+            If there are no classes, or one of them has fewer images.
+
+        Examples
+        --------
+        >>> from nnkit import data
+        >>> data.make_shapes(100).sample_per_class(3)
+        Dataset(30 images of 32×32×3, 10 classes)
+        """
+        count = whole_number("per_class", count, 1)
+        if not self.class_names:
+            raise UsageError("per_class: expected images with class labels, got other targets")
+        for name, there in zip(self.class_names, self.class_counts(), strict=True):
+            if there < count:
+                raise UsageError(f"per_class: class {name!r} has {there} training images, expected at least {count}")
+        rng = np.random.default_rng((seed, _SAMPLE))
+        chosen = [rng.permutation(np.flatnonzero(self.labels == c))[:count] for c in range(self.num_classes)]
+        return self[np.sort(np.concatenate(chosen))]
 
     def split(self, validation: float, seed: int = 0) -> tuple["Dataset", "Dataset"]:
         """Split off a validation part that has every class in the same proportion.

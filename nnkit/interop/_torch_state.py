@@ -101,7 +101,7 @@ def fit(model: Model, source: Mapping[str, np.ndarray], by: str) -> tuple[LoadRe
     if by not in ("name", "order"):
         raise UsageError(f"load_torch_state: expected by to be 'name' or 'order', got {by!r}")
     wanted = targets(model)
-    pairs = _by_order(wanted, source) if by == "order" else _by_name(model, wanted, source)
+    pairs = _by_order(wanted, source) if by == "order" else match_names(model, wanted, source)
     bad = {
         own: f"{theirs} (expected {wanted[own].shape}, got {source[theirs].shape})"
         for own, theirs in pairs.items()
@@ -146,7 +146,7 @@ def _ignored(name: object) -> bool:
     return str(name).rsplit(".", 1)[-1] == _COUNTER
 
 
-def _by_name(model: Model, wanted: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, str]:
+def match_names(model: Model, wanted: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, str]:
     """Pair equal names; nnkit's own name of an array is as good as PyTorch's."""
     pairs = {name: name for name in wanted if name in source}
     for prefix, leaf in torch_leaves(model):

@@ -4,6 +4,24 @@ A recipe is a TOML file. `nnkit train NAME` trains one, `nnkit train mine.toml` 
 value of the wrong type is refused before anything is loaded.
 """
 
-from nnkit.recipes.recipe import DataSettings, Recipe, SearchSettings, TrainingSettings, load, names, source
+from nnkit.recipes.recipe import (
+    DataSettings,
+    Recipe,
+    SearchSettings,
+    TrainingSettings,
+    TransferSettings,
+    load,
+    names,
+    source,
+)
 
-__all__ = ["DataSettings", "Recipe", "SearchSettings", "TrainingSettings", "load", "names", "source"]
+__all__ = [
+    "DataSettings",
+    "Recipe",
+    "SearchSettings",
+    "TrainingSettings",
+    "TransferSettings",
+    "load",
+    "names",
+    "source",
+]

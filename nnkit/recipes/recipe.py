@@ -11,7 +11,7 @@ from nnkit import models, optim
 from nnkit.data import Augment, Dataset
 from nnkit.data import load as load_data
 from nnkit.data.loading import LOADERS
-from nnkit.errors import UsageError, did_you_mean
+from nnkit.errors import UsageError, did_you_mean, whole_number
 from nnkit.layers import CrossEntropyLoss, MultiMarginLoss
 from nnkit.models import MODELS, Model
 from nnkit.optim import Optimizer, Schedule
@@ -34,8 +34,10 @@ _POSITIONAL = ("data_dir", "train", "seed", "download")  # arguments of a loader
 class DataSettings:
     """Section `[data]`: which images, which of them validate, and how pixels become numbers.
 
-    `validation` is a number of training images or a fraction of them. `normalize` is "standard" (per channel, by mean
-    and standard deviation of the training part) or "unit" (pixels in [0, 1]). `dir` is the folder that holds the data,
+    `validation` is a number of training images or a fraction of them. `per_class` is how many images of each class to
+    train on, drawn from what is left when the validation part is taken. `normalize` is "standard" (per channel, by mean
+    and standard deviation of the training part), "unit" (pixels in [0, 1]), or a mean and a standard deviation for each
+    channel. `dir` is the folder that holds the data,
     a relative one starting from the working directory; the command line's `--data` goes before it. `options` are those
     of the data set, as in `nnkit.data.load`; in TOML they stand beside the others.
     """
@@ -44,7 +46,8 @@ class DataSettings:
     dir: str | None = None
     classes: tuple[str, ...] | None = None
     validation: int | float = 0.1
-    normalize: Literal["standard", "unit"] = "standard"
+    per_class: int | None = None
+    normalize: Literal["standard", "unit"] | tuple[tuple[float, ...], tuple[float, ...]] = "standard"
     augment: Augment = field(default_factory=Augment)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -68,6 +71,10 @@ class DataSettings:
         """
         name, _ = _named(table, "data", LOADERS)
         checked = check_options(table, "data", cls, LOADERS[name], skip=["options", *_POSITIONAL])
+        if checked.get("per_class") is not None:
+            whole_number("data.per_class", checked["per_class"], 1)
+        if isinstance(pair := checked.get("normalize"), tuple) and len(pair) != 2:
+            raise UsageError(f"data.normalize: expected a list of means and one of deviations, got {len(pair)} lists")
         if "dir" in checked:  # absolute, so that a run's config.toml holds wherever it is read
             checked["dir"] = str(Path(checked["dir"]).expanduser().resolve())
         own = [item.name for item in dataclasses.fields(cls)]
@@ -137,6 +144,44 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
+class TransferSettings:
+    """Section `[transfer]`: what to begin with, and what of it to leave as it is.
+
+    `init_from` is a run, a `.safetensors` file or one for `torch.load`, as `nnkit.transfer.load_weights` takes them; a
+    relative path starts from the working directory. `freeze` are patterns for names of layers, as in `Model.freeze`.
+    """
+
+    init_from: str | None = None
+    freeze: tuple[str, ...] = ()
+
+    @classmethod
+    def from_settings(cls, table: Any) -> "TransferSettings":
+        """Check the table `[transfer]`.
+
+        Parameters
+        ----------
+        table : dict
+            As tomllib reads it.
+
+        Returns
+        -------
+        TransferSettings
+
+        Raises
+        ------
+        UsageError
+            Naming the first key that is unknown or of the wrong type.
+        """
+        checked = check_options(table, "transfer", cls)
+        source = checked.get("init_from")
+        if source == "":
+            raise UsageError("transfer.init_from: expected a run or a file of weights, got ''")
+        if source is not None and Path(source).expanduser().exists():  # else it is a run's name, or a mistake
+            checked["init_from"] = str(Path(source).expanduser().resolve())
+        return cls(**checked)
+
+
+@dataclass(frozen=True)
 class SearchSettings:
     """Section `[search]`: what `nnkit search` tries, and how it judges it; see `nnkit.search`.
 
@@ -178,6 +223,7 @@ class Recipe:
     optimizer: dict[str, Any]
     schedule: dict[str, Any] | None = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    transfer: TransferSettings | None = None
     search: SearchSettings | None = None
     description: str = ""
     seed: int = 0
@@ -203,6 +249,8 @@ class Recipe:
         parts = dict(settings)
         if "data" in parts:
             parts["data"] = DataSettings.from_settings(parts["data"])
+        if "transfer" in parts:
+            parts["transfer"] = TransferSettings.from_settings(parts["transfer"])
         recipe = cls(**check_options(parts, "", cls))
         if not recipe.name or Path(recipe.name).name != recipe.name:
             raise UsageError(f"name: expected one that can name a folder, got {recipe.name!r}")

@@ -17,7 +17,7 @@ import numpy as np
 
 from nnkit._ext import get_num_threads, set_num_threads
 from nnkit.data import Dataset
-from nnkit.errors import DataError, DivergenceError, UsageError
+from nnkit.errors import CheckpointError, DataError, DivergenceError, UsageError
 from nnkit.folds import CrossValidation, cross_validate
 from nnkit.recipes import Recipe
 from nnkit.search import study as studies
@@ -210,7 +210,7 @@ class _Objective:
             # So bad that nobody shall look there again, which a failed trial would not say.
             trial.set_user_attr("error", str(error))
             raise optuna.TrialPruned from None
-        except (UsageError, DataError, MemoryError) as error:  # settings that do not go together
+        except (UsageError, DataError, CheckpointError, MemoryError) as error:  # settings that do not go together
             raise self._not_judged(trial, str(error) or "out of memory") from None
         std = result.std()
         trial.set_user_attr("std", None if math.isnan(std) else std)

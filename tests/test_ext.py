@@ -667,9 +667,9 @@ def test_adam_step(kernels, dtype, threads, size, rng):
 
 @needs_compiled
 @pytest.mark.parametrize("pixel", [np.uint8, None], ids=["uint8", "float"])
-@pytest.mark.parametrize("channels", [1, 3, 5])
-def test_augment(kernels, dtype, pixel, channels, rng):
-    images = rng.integers(0, 256, (9, 8, 11, channels)).astype(pixel or dtype)
+@pytest.mark.parametrize(("width", "channels"), [(11, 1), (11, 3), (11, 5), (37, 3)])
+def test_augment(kernels, dtype, pixel, width, channels, rng):
+    images = rng.integers(0, 256, (9, 8, width, channels)).astype(pixel or dtype)
     count = 50
     indices, flip = rng.integers(0, 9, count), rng.random(count) < 0.5
     indices[:2], flip[:2] = (0, 8), True  # the first and the last in memory
@@ -678,8 +678,11 @@ def test_augment(kernels, dtype, pixel, channels, rng):
     none = [None, None]
     for changes in ([flip, *shifts, *holes, 5], [flip, *shifts, *none, 0], [None, *none, *holes, 5], [None] * 5 + [0]):
         arguments = [images, indices, *changes, scale, offset]
-        (pair,) = both(kernels, "augment", arguments, [np.empty((count, 8, 11, channels), dtype)])
+        (pair,) = both(kernels, "augment", arguments, [np.empty((count, 8, width, channels), dtype)])
         agree(*pair, dtype)
+        planes = np.empty((count, channels, 8, width), dtype)
+        kernels.augment(*arguments, planes, channels_last=False)
+        np.testing.assert_array_equal(planes, pair[0].transpose(0, 3, 1, 2))
 
 
 @needs_compiled

@@ -28,6 +28,7 @@ ALLOWED = {
     "layers": {"functional", "initializers"},
     "models": {"layers", "functional", "initializers"},
     "checkpoint": {"models", "layers"},
+    "classifier": {"checkpoint", "models"},
     "interop": {"functional", "layers", "models"},
     "callbacks": set(),
     "progress": set(),

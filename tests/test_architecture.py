@@ -24,6 +24,7 @@ ALLOWED = {
     "functional": set(),
     "cs231n": {"functional"},
     "data": set(),
+    "explain": {"layers", "models"},
     "testing": {"layers"},
     "layers": {"functional", "initializers"},
     "models": {"layers", "functional", "initializers"},

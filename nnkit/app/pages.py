@@ -1,11 +1,13 @@
 """The three pages: a model's answer to a picture, the runs with their reports, and two models on the same picture."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import streamlit as st
+from PIL import Image
 
 from nnkit.app import answers, markup, shelf, uploads
 from nnkit.app.shelf import Run
@@ -220,16 +222,17 @@ def _watch(training: FirstTraining) -> None:
     """Bring the bar up to date twice a second, and the whole page when the training has ended."""
     if not training.is_running:
         st.rerun()
-    st.progress(training.progress, markup.plain(training.line))
+    seconds = duration(round(time.monotonic() - training.started)).replace(".0", "")
+    st.progress(training.progress, markup.plain(f"{training.line} · {seconds}"))
 
 
 # What is kept between one look at the page and the next
 
 
 @st.cache_data
-def _icon() -> np.ndarray:
+def _icon() -> Image.Image:
     """Return a star; an icon by its name would come from a server far away."""
-    return make_shapes(10, seed=2, stream=2).select_classes(["star"]).images[0]
+    return Image.fromarray(make_shapes(10, seed=2, stream=2).select_classes(["star"]).images[0])
 
 
 @st.cache_resource

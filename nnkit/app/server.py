@@ -49,7 +49,13 @@ def serve(run: str | None = None, address: str = ADDRESS, port: int = PORT) -> N
         raise ImportError("the app needs Streamlit; install it with: pip install 'nnkit[app]'") from error
     folder = None if run is None else shelf.find_run(run)
     _check_address(address, port)
-    app = streamlit.App(_SCRIPT, routes=_report_routes(folder), middleware=_middleware(address))
+
+    def own_up(error: Exception) -> bool:
+        """Say that the fault is the app's, in place of Streamlit's own words; the terminal has it all."""
+        streamlit.error("Something went wrong here. What it was is in the terminal where the app was started.")
+        return True
+
+    app = streamlit.App(_SCRIPT, routes=_report_routes(folder), middleware=_middleware(address), on_script_error=own_up)
     # Streamlit passes these on to the script, and makes the first one's folder importable.
     sys.argv = [str(_SCRIPT), *([] if folder is None else [str(folder.resolve())])]
     shown = "localhost" if address in ("0.0.0.0", "::", ADDRESS) else address

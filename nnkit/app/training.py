@@ -1,6 +1,7 @@
 """The training that comes first where there is no run yet: in the background, once for all visitors."""
 
 import threading
+import time
 
 from nnkit import recipes, runs
 from nnkit.solver import Solver
@@ -17,10 +18,13 @@ class FirstTraining:
         What is going on.
     error : str
         Why it failed; empty if it did not.
+    started : float
+        When it began, by `time.monotonic`.
     """
 
     def __init__(self) -> None:
         self.line = self.error = ""
+        self.started = 0.0
         self._solver: Solver | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -32,7 +36,7 @@ class FirstTraining:
 
     @property
     def progress(self) -> float:
-        """The share of the training's steps that are done, from 0 to 1."""
+        """The share of the training's steps that are done, from 0 to 1; in the first epoch, it is not known yet."""
         solver = self._solver
         return 0.0 if solver is None else min(solver.step / (solver.epochs * solver.steps_per_epoch), 1.0)
 
@@ -42,6 +46,7 @@ class FirstTraining:
             if self.is_running:
                 return
             self.line, self.error, self._solver = "drawing the images", "", None
+            self.started = time.monotonic()
             # A daemon: Ctrl-C ends the app at once, and what is trained so far is saved.
             self._thread = threading.Thread(target=self._train, name="first-training", daemon=True)
             self._thread.start()

@@ -1,6 +1,7 @@
 """What a model says of one picture: its classes, how sure it is, and where it looked."""
 
 import io
+import math
 import threading
 from dataclasses import dataclass
 
@@ -50,6 +51,8 @@ class Answer:
     def doubt(self) -> str:
         """Why the model is not sure, as the end of a sentence; empty if it is sure."""
         first, second = (*self.probabilities, 0.0)[:2]
+        if math.isnan(first):
+            return "the net's probabilities are no numbers"
         if first < LIKELY:
             return f"no class gets {LIKELY:.0%}; the first is {self.names[0]} with {first:.0%}"
         if first - second < LEAD:

@@ -14,6 +14,7 @@ from nnkit.data import make_shapes
 
 REPORT = "report.html"
 REPORTS = "/reports/"  # the address under which the server hands them out, by the runs' names
+MOST_SAMPLES = 8  # two rows on a phone
 _DRAWN_OR_PACKED = ("shapes", "cifar10", "cifar100", "mnist", "fashion_mnist")  # data sets that load at once
 
 
@@ -123,7 +124,7 @@ def find_run(run: str | Path) -> Path:
 
 
 def samples(run: Run, class_names: list[str]) -> tuple[bytes, ...]:
-    """Return pictures to try a run's model on, as PNG files: one of each class, ten at most.
+    """Return pictures to try a run's model on, as PNG files: one of each class, eight at most.
 
     Parameters
     ----------
@@ -139,13 +140,13 @@ def samples(run: Run, class_names: list[str]) -> tuple[bytes, ...]:
     shapes = make_shapes(10, seed=2, stream=2)
     if set(class_names) <= set(shapes.class_names):
         drawn = {shapes.class_names[label]: image for image, label in zip(shapes.images, shapes.labels, strict=True)}
-        return tuple(encode(drawn[name], "png") for name in class_names)
+        return tuple(encode(drawn[name], "png") for name in class_names[:MOST_SAMPLES])
     try:
         recipe = recipes.load(run.folder / runs.CONFIG)
         if recipe.data.name in _DRAWN_OR_PACKED:
             test = recipe.data.load_part(train=False)
             _, first = np.unique(test.labels, return_index=True)
-            return tuple(encode(test.images[i], "png") for i in first[:10])
+            return tuple(encode(test.images[i], "png") for i in first[:MOST_SAMPLES])
     except (OSError, ValueError):
         pass  # no such data on this machine
     try:

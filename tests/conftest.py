@@ -1,4 +1,8 @@
+import io
 import os
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +43,33 @@ def tiny_runs(tmp_path_factory):
             recipe = recipes.load("quickstart", [*small, *settings, f"name={name}"])
             runs.train(recipe, folder / "runs" / f"{name}-1")
     return folder
+
+
+@pytest.fixture(scope="session")
+def hostile():
+    """Files that pass themselves off as pictures."""
+    from PIL import Image
+
+    whole, archive = io.BytesIO(), io.BytesIO()
+    Image.effect_noise((48, 40), 60).save(whole, "PNG")
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("picture.png", whole.getvalue())
+    return {
+        "truncated.png": whole.getvalue()[:-300],
+        "archive.png": archive.getvalue(),
+        "drawing.png": b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
+        "bomb.png": _bomb(30_000),
+        "small-bomb.png": _bomb(8_000),
+    }
+
+
+def _bomb(side):
+    """A small and valid PNG file of side × side pixels."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    press = zlib.compressobj(1)
+    rows = b"".join(press.compress(bytes((side + 7) // 8 + 1) * 1000) for _ in range(side // 1000)) + press.flush()
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND", b"")

@@ -6,11 +6,8 @@ import os
 import re
 import shutil
 import statistics
-import struct
 import threading
 import time
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -32,28 +29,6 @@ def png(width=48, height=40, kind="PNG", mode="RGB"):
     file = io.BytesIO()
     Image.effect_noise((width, height), 60).convert(mode).save(file, kind)
     return file.getvalue()
-
-
-def chunk(name, content):
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def bomb(side=30_000):
-    """A small and valid PNG file of side × side pixels."""
-    press = zlib.compressobj(1)
-    rows = b"".join(press.compress(bytes((side + 7) // 8 + 1) * 1000) for _ in range(side // 1000)) + press.flush()
-    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-def archive():
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as packed:
-        packed.writestr("picture.png", png())
-    return file.getvalue()
-
-
-SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 
 
 # Uploads
@@ -80,29 +55,33 @@ def test_an_upload_is_read_as_the_command_line_reads_a_file(tmp_path):
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (png()[:-30], "cannot read the image"),
         (png(kind="JPEG")[:200], "cannot read the image"),
-        (archive(), "the image is no image, expected PNG, JPEG"),
-        (SVG, "the image is no image, expected PNG, JPEG"),
         (png(kind="GIF", mode="P"), "the image is no image, expected PNG, JPEG"),
         (png(kind="TIFF"), "the image is no image, expected PNG, JPEG"),
         (bytes(uploads.MAX_MEGABYTES * 2**20 + 1), "the file has 10.0 MB, the limit is 10 MB"),
     ],
-    ids=["empty", "truncated png", "truncated jpeg", "zip", "svg", "gif", "tiff", "large"],
+    ids=["empty", "truncated", "gif", "tiff", "large"],
 )
 def test_what_is_no_picture_is_refused(content, reason):
     with pytest.raises(DataError, match=re.escape(reason)):
         uploads.read_upload(content, (32, 32))
 
 
-def test_a_bomb_is_refused_before_it_is_decoded():
-    content = bomb()
-    assert len(content) < 2**20
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("truncated.png", "cannot read the image"),
+        ("archive.png", "the image is no image, expected PNG, JPEG"),
+        ("drawing.png", "the image is no image, expected PNG, JPEG"),
+        ("bomb.png", "the limit is 50,000,000"),
+        ("small-bomb.png", "the image has 8000 × 8000 pixels, the limit is 50,000,000"),  # which Pillow would decode
+    ],
+)
+def test_what_is_hostile_is_refused_at_once(hostile, name, reason):
+    assert len(hostile[name]) < 2**20
     start = time.perf_counter()
-    with pytest.raises(DataError, match=r"too large|30000 × 30000"):
-        uploads.read_upload(content, (32, 32))
-    with pytest.raises(DataError, match="8000 × 8000 pixels, the limit is 50,000,000"):  # below Pillow's own limit
-        uploads.read_upload(bomb(8000), (32, 32))
+    with pytest.raises(DataError, match=re.escape(reason)):
+        uploads.read_upload(hostile[name], (32, 32))
     assert time.perf_counter() - start < 1
 
 
@@ -189,8 +168,10 @@ def test_names_are_never_markup():
     assert "<script" not in card
     assert "<b>" not in card.replace("<b>90.0%</b>", "").replace("<b>10.0%</b>", "")
     assert markup.tiles([(MARKUP, "<i>")]).count("<") == 6  # of ul, li and b alone
-    assert markup.plain("a\n\x00*b*") == r"a \?\*b\*"
-    assert len(markup.plain("x" * 1000)) == 80
+    for text in (markup.alert(MARKUP), markup.sentence(MARKUP)):
+        assert text.count("<") == 2
+    assert ">a ?b<" in markup.sentence("a\n\x00b")
+    assert len(markup.sentence("x" * 1000)) < 400
 
 
 # The shelf
@@ -293,6 +274,10 @@ def cards(page):
     return [html.value for html in page.html if "nn-card" in html.value and "<style>" not in html.value]
 
 
+def alerts(page):
+    return [html.value for html in page.html if 'role="alert"' in html.value]
+
+
 def test_predict_shows_a_sample_then_what_is_uploaded(here):
     page = app()
     assert not page.exception
@@ -314,17 +299,15 @@ def test_predict_shows_a_sample_then_what_is_uploaded(here):
     assert "<img src=x" not in cards(page)[0]
 
 
-def test_predict_says_why_it_refuses(here):
+def test_predict_says_why_it_refuses(here, hostile):
     page = app()
     page.segmented_control(key="predict-kind").set_value("Your pictures").run()
-    bad = {"cut.png": png()[:-30], "bomb.png": bomb(), "zip.png": archive(), "svg.png": SVG, f"{MARKUP}.png": b""}
+    bad = {**hostile, f"{MARKUP}.png": b""}
     page.file_uploader[0].set_value([(name, content, "image/png") for name, content in bad.items()]).run()
     assert not page.exception
     assert cards(page) == []
-    assert [error.value.partition("\\:")[0] for error in page.error[:4]] == [
-        r"cut\.png", r"bomb\.png", r"zip\.png", r"svg\.png",
-    ]  # fmt: skip
-    assert page.error[4].value == markup.plain(f"{MARKUP}.png: the file is empty")
+    assert [alert.partition(">")[2].partition(":")[0] for alert in alerts(page)[:-1]] == list(hostile)
+    assert alerts(page)[-1] == markup.alert(f"{MARKUP}.png: the file is empty")
 
 
 def test_predict_shows_no_more_pictures_than_it_says(here):
@@ -347,7 +330,7 @@ def test_a_model_that_cannot_be_read(here):
     (here / "runs/first-1/model.safetensors").write_bytes(b"x")
     page = app(asked=Path("runs/first-1"))
     assert not page.exception
-    assert "damaged" in page.error[0].value
+    assert "damaged" in alerts(page)[0]
 
 
 def test_class_names_with_markup(here):
@@ -434,8 +417,8 @@ def test_a_first_training_that_fails_says_so_and_may_be_tried_again(tmp_path, mo
 
     monkeypatch.setattr(training.runs, "train", train)
     page = app("main")
-    wait_until(lambda: page.run().error)
-    assert page.error[0].value == r"no space left on \*device\*"
+    wait_until(lambda: alerts(page.run()))
+    assert alerts(page) == [markup.alert("no space left on *device*")]
     assert page.button[0].label == "Try again"
 
 

@@ -67,6 +67,7 @@ ALLOWED = {
     "evaluation": {"data", "metrics", "models"},
     "pictures": {"data", "evaluation", "history", "models", "plots"},
     "search": {"data", "folds", "plots", "recipes", "runs", "signals"},
+    "app": {"classifier", "data", "explain", "layers", "page", "recipes", "runs", "solver"},
     "folds": {"data", "evaluation", "history", "metrics", "models", "plots", "recipes", "runs", "solver"},
 }
 HEAVY = ("matplotlib", "torch", "sklearn", "streamlit", "PIL", "optuna", "safetensors", "pooch", "tqdm", "mpi4py")

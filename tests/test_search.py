@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import nnkit
-from nnkit import pictures, plots, recipes, runs
+from nnkit import pictures, plots, recipes
 from nnkit.cli import main
 from nnkit.errors import UsageError
 from nnkit.recipes import toml

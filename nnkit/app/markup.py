@@ -1,11 +1,10 @@
 """The HTML of the app's own: answers as bars, figures as tiles. Every text is escaped, whoever wrote it.
 
-Streamlit's markdown would make markup of a class called `**cat**`, or of a file called `<img src=x>.png`; so names
-from outside are shown by these functions alone, or by `plain` where there is no way around markdown.
+Streamlit's markdown would make markup of a class called `**cat**`, and a link of a file called `www.example.com.png`,
+even where its signs are escaped; so texts from outside are shown by these functions alone.
 """
 
 import base64
-import re
 from collections.abc import Iterable
 from html import escape
 
@@ -41,6 +40,9 @@ STYLE = """<style>
   background: color-mix(in srgb, currentColor 12%, transparent); }
 .nn-bar { height: 100%; border-radius: .25rem; background: #0072B2; }
 .nn-unsure .nn-bar { background: #D55E00; }
+.nn-alert { margin: 0; padding: .75rem 1rem; border-radius: .5rem; border-left: .25rem solid #D55E00;
+  background: color-mix(in srgb, #D55E00 12%, transparent); overflow-wrap: anywhere; }
+.nn-sentence { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
 ul.nn-tiles.nn-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: .5rem; margin: 0;
   padding: 0; list-style: none; }
 ul.nn-tiles.nn-tiles li { margin: 0; padding: .5rem .75rem; border-radius: .5rem;
@@ -72,7 +74,7 @@ def card(answer: Answer, title: str = "") -> str:
     doubt, first = answer.doubt, answer.names[0]
     said = "Not sure" if doubt else first
     why = f"{doubt[0].upper()}{doubt[1:]}." if doubt else f"with a probability of {_percent(answer.probabilities[0])}"
-    heading = f"<h3>{escape(_one_line(title))}</h3>" if title else ""
+    heading = f"<h3>{escape(_one_line(title, 80))}</h3>" if title else ""
     pictures = _figure(encode(answer.seen, "png"), f"As the net sees it: {width} × {height} pixels", "nn-coarse")
     looked = encode(overlay(answer.seen, answer.heat, zoom), "jpeg")
     pictures += _figure(looked, _LOOKED[answer.method].format(first), "nn-fine")
@@ -113,8 +115,8 @@ def picture(content: bytes) -> str:
     return f'<div class="nn-pictures"><img src="{_data_url(content)}" alt=""></div>'
 
 
-def plain(text: str) -> str:
-    r"""Return a text for where Streamlit reads markdown, so that it shows as it is.
+def alert(text: str) -> str:
+    """Return what went wrong, in one line that stands out and is read out.
 
     Parameters
     ----------
@@ -126,16 +128,30 @@ def plain(text: str) -> str:
 
     Examples
     --------
-    >>> print(plain("[x](http://a.b) <b> :red[y] $z$"))
-    \[x\]\(http\:\/\/a\.b\) \<b\> \:red\[y\] \$z\$
+    >>> alert("<b>.png: the file is empty")
+    '<p class="nn-alert" role="alert">&lt;b&gt;.png: the file is empty</p>'
     """
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", _one_line(text))
+    return f'<p class="nn-alert" role="alert">{escape(_one_line(text, 300))}</p>'
 
 
-def _one_line(text: str) -> str:
+def sentence(text: str) -> str:
+    """Return a sentence by itself.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+    """
+    return f'<p class="nn-sentence">{escape(_one_line(text, 300))}</p>'
+
+
+def _one_line(text: str, length: int) -> str:
     line = " ".join(text.split())
     line = "".join(c if c.isprintable() else "?" for c in line)
-    return line if len(line) <= 80 else f"{line[:79]}…"
+    return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
 def _figure(content: bytes, caption: str, kind: str) -> str:

@@ -121,7 +121,7 @@ def compare(known_runs: dict[str, Run]) -> None:
         if len(said) < 2:  # refused; what is refused by one is by the other
             continue
         verdict = answers.verdict(said[one.name], said[two.name])
-        st.markdown(markup.plain(f"{name}: {verdict}" if name else verdict))
+        st.html(markup.sentence(f"{name}: {verdict}" if name else verdict))
         for column, run in zip(st.columns(2), said, strict=True):
             column.html(markup.card(said[run], run))
     st.caption(answers.RULE)
@@ -179,7 +179,7 @@ def _decode(content: bytes, name: str, classifier: Classifier) -> np.ndarray | N
         return _read(content, classifier.image_size)
     except DataError as error:
         which = f"{name}: " if name else ""
-        st.error(markup.plain(f"{which}{error}"))
+        st.html(markup.alert(f"{which}{error}"))
         return None
 
 
@@ -188,7 +188,7 @@ def _open(run: Run) -> Classifier | None:
     try:
         return _load(str(run.folder), run.version)
     except (ValueError, OSError) as error:
-        st.error(markup.plain(str(error)))
+        st.html(markup.alert(str(error)))
         return None
 
 
@@ -210,7 +210,7 @@ def _train_first(training: FirstTraining) -> None:
     st.subheader("Training a first net", anchor=False)
     st.write("There is no run here yet, so nnkit trains its quickstart: a small net that tells ten drawn shapes apart.")
     if training.error:
-        st.error(markup.plain(training.error))
+        st.html(markup.alert(training.error))
         if not st.button("Try again"):
             return
     training.start()
@@ -223,7 +223,7 @@ def _watch(training: FirstTraining) -> None:
     if not training.is_running:
         st.rerun()
     seconds = duration(round(time.monotonic() - training.started)).replace(".0", "")
-    st.progress(training.progress, markup.plain(f"{training.line} · {seconds}"))
+    st.progress(training.progress, f"{training.line} · {seconds}")
 
 
 # What is kept between one look at the page and the next

@@ -5,4 +5,5 @@ from pathlib import Path
 
 from nnkit.app import pages
 
-pages.main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+if __name__ == "__main__":
+    pages.main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

@@ -8,6 +8,7 @@ import shutil
 import statistics
 import threading
 import time
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -125,10 +126,10 @@ def test_a_gray_net_sees_gray(rng):
     [
         ([0.9, 0.1], ""),
         ([0.5, 0.3], ""),
-        ([0.49, 0.2], "no class gets 50%; the first is a with 49%"),
-        ([0.55, 0.45], "a (55%) and b (45%) are close"),
+        ([0.49, 0.2], "No class gets 50%: the first, a, has 49%."),
+        ([0.55, 0.45], "It is between a (55%) and b (45%)."),
         ([1.0], ""),
-        ([float("nan"), float("nan")], "the net's probabilities are no numbers"),
+        ([float("nan"), float("nan")], "The net's probabilities are no numbers."),
     ],
 )
 def test_when_a_net_is_not_sure(probabilities, doubt):
@@ -295,7 +296,7 @@ def test_predict_shows_a_sample_then_what_is_uploaded(here):
     assert len(cards(page)) == 2
     expected = runs.predict(run, [here / "x.png"])[0]["classes"]
     shown = re.findall(r"<li><span>(.*?)</span><b>(.*?)</b>", cards(page)[0])
-    assert shown == [(entry["name"], f"{entry['probability']:.1%}") for entry in expected]
+    assert shown == [(entry["name"], escape(markup.percent(entry["probability"]))) for entry in expected]
     assert "<img src=x" not in cards(page)[0]
 
 

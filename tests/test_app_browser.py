@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from nnkit import data, runs
-from nnkit.app import answers
+from nnkit.app import answers, markup
 from nnkit.checkpoint import load_model, save_model
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -139,7 +139,7 @@ def test_good_and_hostile_uploads(open_page, folder, hostile, tmp_path):
     chooser.set_input_files([{"name": n, "mimeType": "image/png", "buffer": content} for n, content in files.items()])
     first, second = cards(page, 2)
     expected = runs.predict(folder / "runs/first-1", [tmp_path / "good.png"])[0]["classes"]
-    assert bars(first) == [(entry["name"], f"{entry['probability']:.1%}") for entry in expected]
+    assert bars(first) == [(entry["name"], markup.percent(entry["probability"])) for entry in expected]
     assert first.locator("h3").inner_text() == strange
     assert second.locator("h3").inner_text() == "photo.jpg"
     assert first.locator("img").count() == 2  # the two pictures, and none of the name's making
@@ -148,9 +148,7 @@ def test_good_and_hostile_uploads(open_page, folder, hostile, tmp_path):
     assert [text.partition(":")[0] for text in refused] == [*hostile, "www.example.com.png"]
     assert page.get_by_test_id("stMain").locator("a:not([data-testid])").count() == 0  # none but the app's own
 
-    chooser.set_input_files(
-        [{"name": "x.svg", "mimeType": "image/svg+xml", "buffer": hostile["drawing.png"]}]
-    )
+    chooser.set_input_files([{"name": "x.svg", "mimeType": "image/svg+xml", "buffer": hostile["drawing.png"]}])
     playwright.expect(page.get_by_text("not allowed")).to_be_visible()
     cards(page, 2)
     screenshot(page, "uploads")

@@ -49,14 +49,14 @@ class Answer:
 
     @property
     def doubt(self) -> str:
-        """Why the model is not sure, as the end of a sentence; empty if it is sure."""
+        """Why the model is not sure, in a sentence; empty if it is sure."""
         first, second = (*self.probabilities, 0.0)[:2]
         if math.isnan(first):
-            return "the net's probabilities are no numbers"
+            return "The net's probabilities are no numbers."
         if first < LIKELY:
-            return f"no class gets {LIKELY:.0%}; the first is {self.names[0]} with {first:.0%}"
+            return f"No class gets {LIKELY:.0%}: the first, {self.names[0]}, has {first:.0%}."
         if first - second < LEAD:
-            return f"{self.names[0]} ({first:.0%}) and {self.names[1]} ({second:.0%}) are close"
+            return f"It is between {self.names[0]} ({first:.0%}) and {self.names[1]} ({second:.0%})."
         return ""
 
 

@@ -73,7 +73,7 @@ def card(answer: Answer, title: str = "") -> str:
     zoom = max(1, _SIDE // max(height, width))
     doubt, first = answer.doubt, answer.names[0]
     said = "Not sure" if doubt else first
-    why = f"{doubt[0].upper()}{doubt[1:]}." if doubt else f"with a probability of {_percent(answer.probabilities[0])}"
+    why = doubt or f"with a probability of {percent(answer.probabilities[0])}"
     heading = f"<h3>{escape(_one_line(title, 80))}</h3>" if title else ""
     pictures = _figure(encode(answer.seen, "png"), f"As the net sees it: {width} × {height} pixels", "nn-coarse")
     looked = encode(overlay(answer.seen, answer.heat, zoom), "jpeg")
@@ -113,6 +113,27 @@ def picture(content: bytes) -> str:
     str
     """
     return f'<div class="nn-pictures"><img src="{_data_url(content)}" alt=""></div>'
+
+
+def percent(share: float) -> str:
+    """Return a share with one decimal, without rounding to none or all what is not.
+
+    Parameters
+    ----------
+    share : float
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> percent(0.125), percent(0.9999), percent(1e-6), percent(1)
+    ('12.5%', '>99.9%', '<0.1%', '100.0%')
+    """
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    return ">99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
 
 
 def alert(text: str) -> str:
@@ -166,12 +187,8 @@ def _data_url(content: bytes) -> str:
 
 def _bars(answer: Answer) -> str:
     items = "".join(
-        f"<li><span>{escape(name)}</span><b>{_percent(share)}</b>"
+        f"<li><span>{escape(name)}</span><b>{escape(percent(share))}</b>"
         f'<div class="nn-track"><div class="nn-bar" style="width:{100 * share:.1f}%"></div></div></li>'
         for name, share in zip(answer.names, answer.probabilities, strict=True)
     )
     return f'<ol class="nn-bars">{items}</ol>'
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}"

@@ -55,9 +55,9 @@ def test_an_upload_is_read_as_the_command_line_reads_a_file(tmp_path):
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (png(kind="JPEG")[:200], "cannot read the image"),
-        (png(kind="GIF", mode="P"), "the image is no image, expected PNG, JPEG"),
-        (png(kind="TIFF"), "the image is no image, expected PNG, JPEG"),
+        (png(kind="JPEG")[:200], "cannot read the file"),
+        (png(kind="GIF", mode="P"), "the file is no image, expected PNG, JPEG"),
+        (png(kind="TIFF"), "the file is no image, expected PNG, JPEG"),
         (bytes(uploads.MAX_MEGABYTES * 2**20 + 1), "the file has 10.0 MB, the limit is 10 MB"),
     ],
     ids=["empty", "truncated", "gif", "tiff", "large"],
@@ -70,11 +70,11 @@ def test_what_is_no_picture_is_refused(content, reason):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("truncated.png", "cannot read the image"),
-        ("archive.png", "the image is no image, expected PNG, JPEG"),
-        ("drawing.png", "the image is no image, expected PNG, JPEG"),
+        ("truncated.png", "cannot read the file"),
+        ("archive.png", "the file is no image, expected PNG, JPEG"),
+        ("drawing.png", "the file is no image, expected PNG, JPEG"),
         ("bomb.png", "the limit is 50,000,000"),
-        ("small-bomb.png", "the image has 8000 × 8000 pixels, the limit is 50,000,000"),  # which Pillow would decode
+        ("small-bomb.png", "the file has 8000 × 8000 pixels, the limit is 50,000,000"),  # which Pillow would decode
     ],
 )
 def test_what_is_hostile_is_refused_at_once(hostile, name, reason):

@@ -47,7 +47,7 @@ def open_image(
     """
     from PIL import Image, ImageOps
 
-    name = f"'{source}'" if isinstance(source, str | Path) else "the image"
+    name = f"'{source}'" if isinstance(source, str | Path) else "the file"
     try:
         # Pillow warns of large images and of odd metadata; what matters of that is an error below.
         with warnings.catch_warnings(action="ignore"), Image.open(source, formats=formats) as image:

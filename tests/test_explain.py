@@ -1,14 +1,19 @@
 """Grad-CAM, occlusion, feature maps and features, against PyTorch, loops and the layers themselves."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from nnkit import explain, models
+from nnkit.checkpoint import save_model
 from nnkit.errors import UsageError
 from nnkit.interop.torch import to_torch
-from nnkit.layers import BatchNorm, Conv2d, Dropout, Flatten, GlobalAvgPool2d, Linear, MaxPool2d, ReLU, Softmax
+from nnkit.layers import BatchNorm, Conv2d, Dropout, Flatten, GlobalAvgPool2d, Layer, Linear, MaxPool2d, ReLU, Softmax
 from nnkit.models import Residual, Sequential, fusion
 
+DOCS = Path(__file__).parents[1] / "docs" / "explain.md"
 IMAGE = (3, 12, 10)
 
 
@@ -353,3 +358,62 @@ def test_what_embedding_refuses():
         with pytest.raises(ValueError, match="embed") as error:
             explain.embed(features, method)
         assert message.partition(" (")[0] in str(error.value)
+
+
+# A layer of one's own, and the document
+
+
+class Scale(Layer):
+    """As in the documentation of `Layer`."""
+
+    def setup(self, input_shape, rng):
+        self.params["scale"] = np.full(input_shape[0], 2, self.dtype)
+        self.buffers["calls"] = np.zeros(1)
+        return input_shape
+
+    def forward(self, x, training=False):
+        if training:
+            self.keep(x)
+            self.buffers["calls"] += 1
+        return x * self.params["scale"][:, None, None]
+
+    def backward(self, dout):
+        np.sum(dout * self.take(), axis=(0, 2, 3), out=self.grads["scale"])
+        return dout * self.params["scale"][:, None, None]
+
+
+def test_a_layer_of_ones_own_takes_part(rng):
+    model = Sequential(Conv2d(4, 3), ReLU(), Scale(), Conv2d(4, 3), Scale(), Flatten(), Linear(2))
+    model.build(IMAGE)
+    plain = Sequential(Conv2d(4, 3), ReLU(), Conv2d(4, 3), Flatten(), Linear(2))
+    plain.build(IMAGE)
+    own = model.named_parameters()
+    factors = {"2.weight": 4, "2.bias": 2}  # of both scales, and of the one behind
+    names = [name for name in own if not name.endswith("scale")]
+    for (name, array), same in zip(plain.named_parameters().items(), names, strict=True):
+        array[...] = own[same] * factors.get(name, 1)
+    x = images(rng)
+    np.testing.assert_allclose(model.forward(x), plain.forward(x), atol=1e-5)
+    model.flat_grads[...] = 7
+    for layer in ("0", None):
+        np.testing.assert_allclose(
+            explain.grad_cam(model, x, 1, layer), explain.grad_cam(plain, x, 1, layer), atol=1e-4
+        )
+    assert (model.flat_grads == 7).all()
+    assert not model.layers["2"].buffers["calls"].any()
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documents are not installed with the package")
+def test_the_documented_examples_run(monkeypatch, tmp_path):
+    pytest.importorskip("sklearn")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL))
+    assert "test_count=1000" in code
+    (tmp_path / "runs" / "quickstart-1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    model = models.vgg(10, widths=(4, 4, 4))
+    model.build((3, 32, 32))
+    metadata = {"normalize": [[0.5, 0.5, 0.5], [0.2, 0.2, 0.2]]}
+    save_model("runs/quickstart-1/model.safetensors", model, metadata)
+    exec(code.replace("test_count=1000", "test_count=30"), {})
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == {"explanations.png", "first_convolution.png", "relu3.png", "plane.png"}

@@ -8,6 +8,10 @@
 
 from nnkit.plots.confusion import confusion_matrix as confusion_matrix
 from nnkit.plots.curves import training_curves as training_curves
+from nnkit.plots.explain import explanations as explanations
+from nnkit.plots.explain import feature_maps as feature_maps
+from nnkit.plots.explain import overlay as overlay
+from nnkit.plots.features import feature_plane as feature_plane
 from nnkit.plots.folds import fold_curves as fold_curves
 from nnkit.plots.images import misclassified as misclassified
 from nnkit.plots.images import predictions as predictions

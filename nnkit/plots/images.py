@@ -62,7 +62,7 @@ def predictions(
     >>> plots.predictions(images, [0, 1], [[0.9, 0.1], [0.8, 0.2]], ["cat", "dog"]).get_suptitle()
     '1 of these 2 images is recognised'
     """
-    images, labels, probabilities, names = _check_examples(images, labels, probabilities, class_names, count)
+    images, labels, probabilities, names = check_examples(images, labels, probabilities, class_names, count)
     chosen = np.unique(np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(int))
     right = int((probabilities[chosen].argmax(axis=1) == labels[chosen]).sum())
     verb = "is" if right == 1 else "are"
@@ -101,7 +101,7 @@ def misclassified(
     >>> plots.misclassified(images, [0, 1], [[0.9, 0.1], [0.8, 0.2]], ["cat", "dog"]).get_suptitle()
     'The only mistake among 2 images'
     """
-    images, labels, probabilities, names = _check_examples(images, labels, probabilities, class_names, count)
+    images, labels, probabilities, names = check_examples(images, labels, probabilities, class_names, count)
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     if not wrong.size:
         subject = f"All {len(labels):,} images are" if len(labels) > 1 else "The only image is"
@@ -114,9 +114,10 @@ def misclassified(
     return _example_grid(images, labels, probabilities, names, chosen, title)
 
 
-def _check_examples(
+def check_examples(
     images: ArrayLike, labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str], count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Return images as (N, H, W, C), labels, probabilities and names, once they fit each other."""
     images, labels, probabilities = np.asarray(images), np.asarray(labels), np.asarray(probabilities)
     names = one_line_names(class_names, len(class_names))
     if images.ndim == 3:
@@ -138,7 +139,7 @@ def _check_examples(
     return images, labels, probabilities, names
 
 
-def _displayable(images: np.ndarray) -> np.ndarray:
+def displayable(images: np.ndarray) -> np.ndarray:
     """Return images as float in 0…1."""
     if images.dtype == np.uint8:
         return images / 255
@@ -158,14 +159,15 @@ def _example_grid(
         subtitle += " Mistakes (✗) are framed; under them the true class and its share."
         caption_height = 0.56
     figure, cells = cell_grid(len(chosen), min(5, len(chosen)), 1.5, caption_height, title, subtitle)
-    shown = _displayable(images[chosen])
+    shown = displayable(images[chosen])
     for axes, image, true, shares in zip(cells, shown, labels[chosen], probabilities[chosen], strict=True):
         show_image(axes, image)
-        _caption(axes, image.shape[:2], int(true), np.nan_to_num(shares), names)
+        caption(axes, image.shape[:2], int(true), np.nan_to_num(shares), names)
     return figure
 
 
-def _caption(axes: "Axes", size: tuple[int, int], true: int, shares: np.ndarray, names: list[str]) -> None:
+def caption(axes: "Axes", size: tuple[int, int], true: int, shares: np.ndarray, names: list[str]) -> None:
+    """Write under a cell what the net said of its image, and frame it where that is wrong."""
     from matplotlib.patches import Rectangle
 
     said = int(shares.argmax())

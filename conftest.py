@@ -10,3 +10,5 @@ if not find_spec("sklearn"):
     collect_ignore += ["nnkit/estimator", "nnkit/explain.py", "nnkit/folds.py"]
 if not find_spec("sklearn") or not find_spec("optuna"):
     collect_ignore += ["nnkit/search/run.py"]
+if not find_spec("streamlit"):
+    collect_ignore += ["nnkit/app/pages.py", "nnkit/app/script.py"]

@@ -1,4 +1,4 @@
-"""The command line: `nnkit train`, `search`, `compare`, `evaluate`, `predict`, `export`, `recipes`, `info`.
+"""The command line: `nnkit train`, `search`, `compare`, `evaluate`, `predict`, `app`, `export`, `recipes`, `info`.
 
 Exit status: 0 on success, 2 on wrong use, 1 on failure, 130 or 143 when interrupted by Ctrl-C or SIGTERM. An error is
 one line on stderr; `--debug` shows the traceback. `mpiexec -n N nnkit train` is one training, of which one process
@@ -272,6 +272,12 @@ def _predict(options: argparse.Namespace) -> int:
     return int(bool(errors))
 
 
+def _app(options: argparse.Namespace) -> None:
+    from nnkit.app import server
+
+    server.serve(options.run, options.address, options.port)
+
+
 def _export(options: argparse.Namespace) -> None:
     answer = runs.export(options.run, options.format, options.out)
     if options.json:
@@ -390,6 +396,12 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("run", metavar="RUN", help="run folder, or a model.safetensors")
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, ...")
     predict.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to print (default: 5)")
+
+    app = command("app", _app, "the demo in a browser: pictures in, answers out")
+    app.add_argument("run", nargs="?", metavar="RUN", help="run folder (default: the newest, or else the quickstart)")
+    address = os.environ.get("NNKIT_APP_ADDRESS", "127.0.0.1")
+    app.add_argument("--address", default=address, metavar="IP", help=f"where to listen (default: {address})")
+    app.add_argument("--port", type=int, default=8501, metavar="N", help="default: 8501")
 
     export = command("export", _export, "write a run's best weights for PyTorch")
     export.add_argument("run", metavar="RUN", help="run folder, or a model.safetensors")

@@ -18,6 +18,7 @@ import nnkit
 from nnkit import analysis, data, pictures, recipes
 from nnkit._ext import get_num_threads, kernel_reason, kernels
 from nnkit.checkpoint import load_model
+from nnkit.classifier import Classifier, saved
 from nnkit.data import Dataset
 from nnkit.distributed import Communicator
 from nnkit.errors import CheckpointError, DataError, UsageError, did_you_mean
@@ -26,7 +27,6 @@ from nnkit.evaluation import evaluate_model as evaluate_model
 from nnkit.files import atomic_path
 from nnkit.info import peak_memory
 from nnkit.interop.torch import write_state
-from nnkit.models import Model
 from nnkit.pictures import EXAMPLE as EXAMPLE
 from nnkit.recipes import Recipe, toml
 from nnkit.report import write_report
@@ -389,13 +389,13 @@ def evaluate(run: str | Path, data_dir: str | None = None) -> dict[str, Any]:
         As the parts raise them; DataError, too, if the test images are of other classes than the run's.
     """
     folder = find(run)
-    model, metadata = load_model(_model_file(folder))
+    classifier = load_classifier(folder)
     recipe = recipes.load(folder / CONFIG, [f"data.dir={toml.dumps_value(data_dir)}"] if data_dir else [])
     test = recipe.data.load_part(train=False)
-    expected, got = (", ".join(names) for names in (_saved(metadata, "class_names", folder / MODEL), test.class_names))
+    expected, got = (", ".join(names) for names in (classifier.class_names, test.class_names))
     if expected != got:
         raise DataError(f"{folder}: trained to tell apart {expected}; the test images are of {got}")
-    evaluation = evaluate_model(model, test, _saved(metadata, "normalize", folder / MODEL))
+    evaluation = evaluate_model(classifier.model, test, classifier.normalize)
     return {"run": str(folder), "recipe": recipe.name, **evaluation.figures()}
 
 
@@ -425,28 +425,41 @@ def predict(
     """
     if top < 1:
         raise UsageError(f"top: expected at least 1, got {top}")
-    path = _model_file(run)
-    model, metadata = load_model(path)
-    channels, height, width = _image_shape(model)
-    mean, std = _saved(metadata, "normalize", path)
-    names = _saved(metadata, "class_names", path)
-    answers = []
+    classifier = load_classifier(run)
+    names, answers = classifier.class_names, []
     for image in images:
         try:
-            pixels = data.open_image(image, size=(height, width))
+            pixels = data.open_image(image, size=classifier.image_size)
         except DataError as error:
             if on_error is None:
                 raise
             on_error(error)
             continue
-        if channels == 1:
-            pixels = pixels.mean(axis=2, keepdims=True)
-        x = ((pixels / 255 - mean) / std).astype(np.float32)[None].transpose(0, 3, 1, 2)
-        probabilities = model.predict_proba(x)[0]
+        probabilities = classifier.model.predict_proba(classifier.prepare(pixels))[0]
         best = np.argsort(-probabilities, kind="stable")[:top]
         classes = [{"name": names[i], "probability": float(probabilities[i])} for i in best]
         answers.append({"image": str(image), "classes": classes})
     return answers
+
+
+def load_classifier(run: str | Path) -> Classifier:
+    """Read a run's best model, to show it pictures.
+
+    Parameters
+    ----------
+    run : str or path
+        A run folder, or a `.safetensors` file that nnkit wrote.
+
+    Returns
+    -------
+    Classifier
+
+    Raises
+    ------
+    UsageError, CheckpointError
+        There is no such run, it has no model yet, or the file is damaged.
+    """
+    return Classifier.load(_model_file(run))
 
 
 def export(run: str | Path, kind: str, out: str | Path | None = None) -> dict[str, Any]:
@@ -471,8 +484,8 @@ def export(run: str | Path, kind: str, out: str | Path | None = None) -> dict[st
     out = Path(out) if out else path.with_name({"torch": "pytorch.pt", "safetensors": "pytorch.safetensors"}[kind])
     if out.exists() and out.samefile(path):
         raise UsageError(f"{out}: is the model itself; give another --out")
-    mean, std = _saved(metadata, "normalize", path)
-    about = {"normalize": {"mean": mean, "std": std}, "class_names": _saved(metadata, "class_names", path)}
+    mean, std = saved(metadata, "normalize", path)
+    about = {"normalize": {"mean": mean, "std": std}, "class_names": saved(metadata, "class_names", path)}
     tensors = write_state(out, model, kind, {key: json.dumps(value) for key, value in about.items()})
     counts = {"tensors": tensors, "parameters": model.num_parameters}
     return {"file": str(out), "model": str(path), **counts, "input_shape": model.input_shape, **about}
@@ -489,16 +502,3 @@ def _model_file(run: str | Path) -> Path:
         resume = _to_resume(path.parent)
         raise CheckpointError(f"{path.parent}: no epoch is finished yet, so there is no {MODEL}; {resume} goes on")
     return path
-
-
-def _saved(metadata: dict[str, Any], key: str, path: Path) -> Any:
-    if key not in metadata:
-        raise CheckpointError(f"{path}: does not say its {key}, as a model that `nnkit train` saved does")
-    return metadata[key]
-
-
-def _image_shape(model: Model) -> tuple[int, int, int]:
-    if model.input_shape is None or len(model.input_shape) != 3:
-        raise CheckpointError(f"expected a model for images, got one for inputs of shape {model.input_shape}")
-    channels, height, width = model.input_shape
-    return channels, height, width

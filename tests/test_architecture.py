@@ -29,6 +29,7 @@ ALLOWED = {
     "layers": {"functional", "initializers"},
     "models": {"layers", "functional", "initializers"},
     "checkpoint": {"models", "layers"},
+    "classifier": {"checkpoint", "models"},
     "interop": {"functional", "layers", "models"},
     "transfer": {"interop", "models"},
     "callbacks": set(),
@@ -85,6 +86,7 @@ ALLOWED = {
         "solver",
     },
     "search": {"data", "folds", "plots", "recipes", "runs", "signals"},
+    "app": {"classifier", "data", "explain", "layers", "page", "recipes", "runs", "solver"},
     "folds": {"data", "evaluation", "history", "metrics", "models", "plots", "recipes", "runs", "solver"},
 }
 HEAVY = ("matplotlib", "torch", "sklearn", "streamlit", "PIL", "optuna", "safetensors", "pooch", "tqdm", "mpi4py")

@@ -11,6 +11,8 @@ from nnkit.plots.curves import training_curves as training_curves
 from nnkit.plots.folds import fold_curves as fold_curves
 from nnkit.plots.images import misclassified as misclassified
 from nnkit.plots.images import predictions as predictions
+from nnkit.plots.notebook import notebook_png as notebook_png
+from nnkit.plots.samples import samples as samples
 from nnkit.plots.search import importances as importances
 from nnkit.plots.search import parallel_coordinates as parallel_coordinates
 from nnkit.plots.search import score_map as score_map

@@ -88,6 +88,12 @@ def test_a_history_shows_its_curves():
     assert History()._repr_png_() is None
 
 
+def test_a_figure_shows_itself():
+    picture, metadata = shown(plots.confusion_matrix([[9, 1], [2, 8]], ["cat", "dog"]))
+    assert metadata["alt"] == "85.0% of 20 images are recognised"
+    assert picture.format == "PNG"
+
+
 def test_a_dataset_shows_its_images():
     picture, metadata = shown(make_shapes(40))
     assert metadata["alt"] == "40 images of 32×32 pixels in 10 classes"
@@ -122,6 +128,12 @@ def test_samples_show_each_class_before_a_second_image_of_any():
     written = " ".join(text.get_text() for text in figure.texts)
     assert "6 images of 6×4 pixels in 3 classes" in written
     assert "From 0 images (bee) to 4 (<b>$x$) of a class." in written
+
+
+def test_samples_of_a_class_stay_in_their_column():
+    figure = plots.samples(np.zeros((60, 2, 2, 3)), np.arange(60) % 3)
+    assert captions(figure) == ["0", "1", "2"] * 6
+    assert len({round(axes.get_position().x0, 6) for axes in figure.axes}) == 9
 
 
 def test_samples_of_many_classes_are_spread_over_all():

@@ -114,7 +114,8 @@ def save(figure: "Figure", path: str | PathLike[str]) -> Path:
 def headed_figure(width: float, height: float, title: str, subtitle: str = "") -> "Figure":
     """Return a figure with room of the given size, in inches, under a heading at its upper left."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+
+    from nnkit.plots.figure import NotebookFigure
 
     width, margin = max(width, 5.0), 0.18
     zoom = min(max(width / 9, 1.0), 1.5)  # a wide picture is looked at from further away
@@ -124,7 +125,7 @@ def headed_figure(width: float, height: float, title: str, subtitle: str = "") -
     second = margin + 0.26 * zoom
     head = second + (0.24 * zoom if subtitle else 0) + 0.06
     total = height + head
-    figure = Figure(figsize=(width, total))
+    figure = NotebookFigure(figsize=(width, total))
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained", rect=(0.01, 0.01, 0.98, height / total - 0.02), w_pad=0.08, h_pad=0.05)
     corner = {"x": margin / width, "y": 1 - margin / total, "ha": "left", "va": "top"}

@@ -60,8 +60,10 @@ def samples(
     chosen = _some_of_each_class(labels, count)
     height, width = images.shape[1:3]
     title = f"{_number(len(images), 'image')} of {width}×{height} pixels in {_number(len(names), 'class', 'classes')}"
-    columns = min(_COLUMNS, len(chosen))
-    figure, cells = cell_grid(len(chosen), columns, 0.92, 0.26, title, _balance(labels, names))
+    kinds = len(np.unique(labels[chosen]))
+    columns = _COLUMNS - _COLUMNS % kinds if kinds < _COLUMNS else _COLUMNS  # a class stays in its column
+    chosen = chosen[: len(chosen) // columns * columns or None]  # whole rows, if it is more than one
+    figure, cells = cell_grid(len(chosen), min(columns, len(chosen)), 0.92, 0.26, title, _balance(labels, names))
     for axes, image, label in zip(cells, _displayable(images[chosen]), labels[chosen], strict=True):
         show_image(axes, image)
         axes.annotate(shorten(names[label], 12), (0, 0), (0, -4), **UNDER, color=INK)

@@ -5,9 +5,10 @@ with every kind of colour vision, and shape or a sign always says the same. Noth
 belongs to whoever asked for it and is freed with it.
 """
 
+import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -98,17 +99,24 @@ def save(figure: "Figure", path: str | PathLike[str]) -> Path:
     ...     path.name
     'matrix.png'
     """
-    import matplotlib.style
-
     path = Path(path)
     kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
     if kind not in known:
         raise ValueError(f"{path}: expected a name that ends in one of {', '.join(sorted(known))}, got {path.suffix!r}")
-    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings(), atomic_path(path) as temporary:
-        # A class name in a script that the font lacks is drawn as boxes; that is no reason to fail.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    with house_style(), atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind)
     return path
+
+
+@contextlib.contextmanager
+def house_style() -> Iterator[None]:
+    """Draw what stands below under nnkit's settings alone."""
+    import matplotlib.style
+
+    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
+        # A class name in a script that the font lacks is drawn as boxes; that is no reason to fail.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def headed_figure(width: float, height: float, title: str, subtitle: str = "") -> "Figure":

@@ -7,6 +7,6 @@ collect_ignore = ["tests/portability.py", "tests/sanitize.py"]
 if not find_spec("torch"):
     collect_ignore += ["nnkit/interop/torch.py", "nnkit/interop/_torch_modules.py"]
 if not find_spec("sklearn"):
-    collect_ignore += ["nnkit/estimator", "nnkit/folds.py"]
+    collect_ignore += ["nnkit/estimator", "nnkit/explain.py", "nnkit/folds.py"]
 if not find_spec("sklearn") or not find_spec("optuna"):
     collect_ignore += ["nnkit/search/run.py"]

@@ -1,4 +1,4 @@
-"""The command line: `nnkit train`, `search`, `evaluate`, `predict`, `export`, `recipes`, `info`.
+"""The command line: `nnkit train`, `search`, `compare`, `evaluate`, `predict`, `export`, `recipes`, `info`.
 
 Exit status: 0 on success, 2 on wrong use, 1 on failure, 130 or 143 when interrupted by Ctrl-C or SIGTERM. An error is
 one line on stderr; `--debug` shows the traceback. `mpiexec -n N nnkit train` is one training, of which one process
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import nnkit
-from nnkit import cli_search, distributed, folds, metrics, recipes, runs
+from nnkit import cli_compare, cli_search, distributed, folds, metrics, recipes, runs
 from nnkit._ext import set_num_threads
 from nnkit.callbacks import print_epoch
 from nnkit.data import cifar
@@ -237,6 +237,14 @@ def _refit(recipe: recipes.Recipe, folder: Path) -> dict[str, Any]:
     return figures
 
 
+def _compare(options: argparse.Namespace) -> None:
+    ranks = distributed.launched().size
+    if ranks > 1:
+        raise UsageError(f"compare trains one net after another, and mpiexec started {ranks} processes")
+    without_data = argparse.Namespace(**{**vars(options), "data": None})  # which is for finished runs, too
+    cli_compare.run(options, _overrides(without_data), _say)
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     figures = runs.evaluate(options.run, options.data)
     if options.json:
@@ -360,6 +368,11 @@ def _parser() -> argparse.ArgumentParser:
     search = command("search", _search, "search a recipe's settings: cross-validated trials, drawn by Optuna")
     cli_search.add_arguments(search)
 
+    compare = command(
+        "compare", _compare, "compare recipes, finished runs, or the variants of a recipe: table and page"
+    )
+    cli_compare.add_arguments(compare)
+
     evaluate = command("evaluate", _evaluate, "measure a run's best weights on the test set")
     evaluate.add_argument("run", metavar="RUN")
     evaluate.add_argument("--data", metavar="DIR", help="folder of the data, if not where the run found it")
@@ -380,6 +393,6 @@ def _parser() -> argparse.ArgumentParser:
     info = command("info", _info, "versions, kernels and why these, threads, processor, data")
     info.add_argument("--data", metavar="DIR", help="folder of the data to look into")
 
-    for sub in (train, search, evaluate, predict, export, listing, info):
+    for sub in (train, search, compare, evaluate, predict, export, listing, info):
         sub.add_argument("--json", action="store_true", help="print the answer as JSON")
     return parser

@@ -19,11 +19,11 @@ from nnkit import metrics, plots, recipes, runs
 from nnkit.data import Dataset
 from nnkit.data.dataset import stratified_indices
 from nnkit.errors import UsageError, whole_number
+from nnkit.evaluation import Evaluation, evaluate_model
 from nnkit.files import atomic_path
 from nnkit.history import History
 from nnkit.models import Model
 from nnkit.recipes import Recipe, toml
-from nnkit.runs import Evaluation
 from nnkit.solver import Solver, TrainingInterrupted
 
 __all__ = ["CrossValidation", "Fold", "cross_validate", "split", "train_folds"]
@@ -282,7 +282,7 @@ def cross_validate(
             history = solver.train()
         except TrainingInterrupted as interrupt:
             raise TrainingInterrupted(f"interrupted in fold {number} of {len(splits)}", interrupt.signum) from None
-        evaluation = runs.evaluate_model(
+        evaluation = evaluate_model(
             solver.model, data[mask], solver.normalize, None if progress is False else "held out"
         )
         folds.append(Fold(number, seed, np.flatnonzero(mask), history, evaluation))

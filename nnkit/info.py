@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,30 @@ def render_machine(machine: dict[str, Any]) -> str:
         "data": f"{machine['data_folder']} ({', '.join(machine['data_found']) or 'nothing that nnkit knows'})",
     }
     return "\n".join(f"{name:10} {value}" for name, value in rows.items())
+
+
+def peak_memory() -> int | None:
+    """Return the most memory, in bytes, that this process has had in RAM since it started.
+
+    All of it counts: interpreter, libraries, data set, model and buffers.
+
+    Returns
+    -------
+    int or None
+        None where the system does not tell.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass  # not Linux
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _data_sets(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""How good a classifier is: accuracy, top-k accuracy, the confusion matrix and what is computed from it.
+"""How good a classifier is: accuracy, top-k accuracy, the confusion matrix and what is computed from it, calibration.
 
 Arguments come in scikit-learn's order: what is true first, what the net said second.
 """
@@ -40,6 +40,41 @@ class ClassScores:
     def macro_f1(self) -> float:
         """The mean of the classes' F1 scores."""
         return float(self.f1.mean())
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Answers sorted into bins by their confidence, which is the probability given to the likeliest class.
+
+    Attributes
+    ----------
+    edges : ndarray of shape (bins + 1,)
+        From 0 to 1, equally far apart; a bin holds its upper edge and not its lower one.
+    count : ndarray of int, shape (bins,)
+        How many answers lie in each bin.
+    confidence, accuracy : ndarray of shape (bins,)
+        The mean confidence of each bin's answers, and the share of them that is right; NaN where there are none.
+    """
+
+    edges: np.ndarray
+    count: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error, from 0 to 1."""
+        share = self.count / self.count.sum()
+        return float(np.nansum(share * np.abs(self.confidence - self.accuracy)))
+
+    @property
+    def error_by_chance(self) -> float:
+        """About the error of a perfectly calibrated net on so few images, whose bins' accuracies vary by chance."""
+        share, p = self.count / self.count.sum(), np.clip(self.confidence, 0, 1)
+        deviation = np.sqrt(p * (1 - p) / np.maximum(self.count, 1))
+        return float(
+            np.nansum(share * np.sqrt(2 / np.pi) * deviation)
+        )  # the mean of a normal variable's absolute value
 
 
 def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
@@ -112,6 +147,39 @@ def top_k_accuracy(labels: ArrayLike, scores: ArrayLike, k: int = 5) -> float:
     earlier = np.arange(num_classes) < true[:, None]
     rank = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
     return float(np.mean(rank < k))
+
+
+def accuracy_interval(right: ArrayLike, total: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return between which two shares the true accuracy lies with 95% certainty: the interval of Wilson.
+
+    Parameters
+    ----------
+    right, total : int, or array_like of int of one shape
+        Images recognised, and all of them.
+
+    Returns
+    -------
+    low, high : ndarray
+
+    Raises
+    ------
+    ValueError
+        When a total is below 1, or not 0 ≤ right ≤ total.
+
+    Examples
+    --------
+    >>> from nnkit import metrics
+    >>> low, high = metrics.accuracy_interval(90, 100)
+    >>> round(float(low), 3), round(float(high), 3)
+    (0.826, 0.945)
+    """
+    hits, n = np.asarray(right, np.float64), np.asarray(total, np.float64)
+    if not ((n >= 1) & (hits >= 0) & (hits <= n)).all():
+        raise ValueError(f"right, total: expected 0 ≤ right ≤ total, and total at least 1, got {right!r} and {total!r}")
+    z, p = 1.959964, hits / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
 
 
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, num_classes: int | None = None) -> np.ndarray:
@@ -231,6 +299,87 @@ def classification_report(matrix: ArrayLike, class_names: Sequence[str] | None =
     lines += ["", f"{'macro mean':{width}}  {means} {total:8d}"]
     lines += [f"{'accuracy':{width}}  {'':19} {right:9.1%} {total:8d}"]
     return "\n".join(lines)
+
+
+def reliability(labels: ArrayLike, probabilities: ArrayLike, *, bins: int = 15) -> Reliability:
+    """Sort answers into bins by their confidence, to compare how sure a net is with how often it is right.
+
+    Parameters
+    ----------
+    labels : array_like of int, shape (N,)
+    probabilities : array_like of float, shape (N, K)
+        From 0 to 1.
+    bins : int, default 15
+        As Guo et al. have.
+
+    Returns
+    -------
+    Reliability
+
+    Raises
+    ------
+    ValueError
+        When shapes disagree, there is no image, a label is not in 0…K-1, a probability not in 0…1 or bins below 1.
+    TypeError
+        When the labels are not integers.
+
+    Examples
+    --------
+    >>> from nnkit import metrics
+    >>> found = metrics.reliability([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]], bins=2)
+    >>> found.count, found.confidence.round(2), found.accuracy.round(2)
+    (array([0, 3]), array([nan, 0.8]), array([ nan, 0.67]))
+    """
+    true, shares = _labels("labels", labels), np.asarray(probabilities, np.float64)
+    if shares.ndim != 2 or not shares.size:
+        raise ValueError(f"probabilities: expected shape (N, K), got {shares.shape}")
+    _same_length(true, "probabilities", len(shares))
+    _in_range("labels", true, shares.shape[1])
+    confidence = shares.max(axis=1)
+    if not (shares.min() >= 0 and confidence.max() <= 1 + 1e-4):  # float32 sums to 1 but for rounding; NaN fails, too
+        raise ValueError(f"probabilities: expected values from 0 to 1, got {shares.min():g} to {shares.max():g}")
+    if bins < 1:
+        raise ValueError(f"bins: expected at least 1, got {bins}")
+    edges = np.linspace(0, 1, bins + 1)
+    places = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    count = np.bincount(places, minlength=bins)
+    right = (shares.argmax(axis=1) == true).astype(np.float64)
+    sums = (np.bincount(places, values, bins) for values in (confidence, right))
+    means = [np.divide(total, count, out=np.full(bins, np.nan), where=count > 0) for total in sums]
+    return Reliability(edges, count, *means)
+
+
+def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, *, bins: int = 15) -> float:
+    """Return by how much a net's confidence misses its accuracy, on average over its answers.
+
+    Answers are sorted into bins of equal width by their confidence; in each bin the mean confidence is compared with
+    the share of right answers, and the differences are averaged with the bins' numbers of answers as weights [1]_.
+
+    Parameters
+    ----------
+    labels, probabilities, bins
+        As for `reliability`.
+
+    Returns
+    -------
+    float, from 0 (as sure as it is right) to 1
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `reliability` does.
+
+    References
+    ----------
+    .. [1] C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+
+    Examples
+    --------
+    >>> from nnkit import metrics
+    >>> round(metrics.expected_calibration_error([0, 1, 1, 1], [[0.75, 0.25]] * 4), 3)  # 75% sure, right in 25%
+    0.5
+    """
+    return reliability(labels, probabilities, bins=bins).error
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

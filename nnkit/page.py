@@ -38,15 +38,26 @@ td { overflow-wrap: anywhere; }
 .figures thead th { vertical-align: bottom; }
 tr.best > * { color: var(--right); font-weight: 600; }
 figure { margin: 1rem 0 1.5rem; background: #fff; border-radius: .5rem; padding: .5rem; border: 1px solid var(--line); }
-img { display: block; max-width: 100%; height: auto; margin: auto; }
+img { display: block; max-width: 100%; width: var(--w, auto); height: auto; margin: auto; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 0 1rem; }
+.findings { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: 1rem 2.5rem;
+  margin: 1rem 0; }
+.findings b { display: block; }
+.findings p { margin: .125rem 0; font-size: .9375rem; }
+nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 1.25rem 0; font-size: .9375rem; }
+nav a { color: var(--right); }
+h2 { scroll-margin-top: .5rem; }
+.note { color: var(--muted); font-size: .875rem; }
 summary { cursor: pointer; color: var(--muted); padding: .25rem 0; }
 code { font: .9em ui-monospace, "DejaVu Sans Mono", monospace; background: var(--card); padding: .1em .35em;
   border-radius: .25rem; }
 footer { margin-top: 3rem; color: var(--muted); font-size: .875rem; }
 @media (max-width: 40rem) { .tiles { grid-template-columns: repeat(2, 1fr); } figure { overflow-x: auto; }
-  figure img { max-width: none; width: 40rem; } }
-@media print { body { max-width: none; padding: 0; font-size: 10.5pt; } h2 { break-after: avoid; }
-  figure, section, .tiles li, tr { break-inside: avoid; } .tiles li { border: 1px solid var(--line); }
+  .figures th:not(:first-child), .figures td { padding-left: .5rem; } table { font-size: .8125rem; }
+  figure img { max-width: none; width: max(100%, min(.63 * var(--w, 64rem), 44rem)); } }
+@media print { body { max-width: none; padding: 0; font-size: 10.5pt; } nav { display: none; }
+  h2 { break-after: avoid; } figure, section, .tiles li, tr { break-inside: avoid; }
+  .tiles li { border: 1px solid var(--line); } img { max-height: 11.5cm; width: auto; }
   .scroll { overflow: visible; } }
 """
 
@@ -96,12 +107,51 @@ def fold(content: str, summary: str, *, folded: bool) -> str:
 
 
 def picture(folder: Path, name: str, text: str) -> str:
-    """Return the picture as part of the page, with the text for those who do not see it; nothing if it is missing."""
+    """Return the picture as part of the page; nothing if it is missing.
+
+    For those who do not see it, there is the text, which says what it shows, and after it the picture's own heading.
+    """
     path = folder / name
     if not path.is_file():
         return ""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<figure tabindex="0"><img src="data:image/png;base64,{data}" alt="{escape(text)}"></figure>'
+    width, finding = _read(path)
+    size = f' style="--w: {width}px"' if width else ""
+    text = f"{text} {finding}".strip()
+    return f'<figure tabindex="0"{size}><img src="data:image/png;base64,{data}" alt="{escape(text)}"></figure>'
+
+
+def pair(*pictures: str) -> str:
+    """Return pictures side by side where there is room; nothing if there are none."""
+    return f'<div class="pair">{"".join(pictures)}</div>' if any(pictures) else ""
+
+
+def _read(path: Path) -> tuple[int, str]:
+    """Return how wide a picture is, at 100 dots an inch, and what it says of itself, as those of `plots.save` do."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            title, description = (str(image.info.get(key, "")) for key in ("Title", "Description"))
+            sentences = (f"{text}." if text and text[-1] not in ".!?" else text for text in (title, description))
+            return round(image.width / 1.5), " ".join(sentences).strip()
+    except (OSError, ValueError):  # not for this page to judge
+        return 0, ""
+
+
+def heading(title: str) -> str:
+    """Return the heading of a section, to which `contents` leads."""
+    return f'<h2 id="{_anchor(title)}">{escape(title)}</h2>'
+
+
+def contents(titles: Iterable[str]) -> str:
+    """Return links to the sections of those headings."""
+    links = "".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title in titles)
+    return f'<nav aria-label="Contents">{links}</nav>'
+
+
+def _anchor(title: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
 
 
 def known(value: Any) -> bool:

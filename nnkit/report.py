@@ -3,14 +3,17 @@
 import json
 import tomllib
 from html import escape
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from nnkit import analysis
 from nnkit.errors import DataError
 from nnkit.files import atomic_path
 from nnkit.history import History
-from nnkit.page import duration, fold, known, page, picture, table, tiles
+from nnkit.page import contents, duration, fold, heading, known, page, pair, picture, table, tiles
+from nnkit.pictures import MANY_CLASSES, SHOWN_CLASSES
 
 _LONG_TABLE = 24  # rows; a longer one starts folded
 
@@ -39,8 +42,21 @@ def write_report(run_dir: str | PathLike[str]) -> Path:
     folder = Path(run_dir)
     figures, settings = _read_metrics(folder / "metrics.json"), _read_settings(folder / "config.toml")
     history = History.from_csv(folder / "history.csv")
+    try:
+        text = _page(folder, figures, settings, history)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # a file that nnkit wrote fits
+        what = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{folder / 'metrics.json'}: expected the figures of a finished run, got others ({what})"
+        ) from error
     with atomic_path(folder / "report.html") as path:
-        path.write_text(_page(folder, figures, settings, history), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     return folder / "report.html"
 
 
@@ -66,6 +82,43 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _page(folder: Path, figures: dict[str, Any], settings: dict[str, Any], history: History) -> str:
     verdict, name = _verdict(figures), figures.get("recipe", folder.name)
     classes = figures.get("classes", [])
+    sections = {
+        "What the figures say": [_findings_section(figures, history)],
+        "Settings": [_settings_section(settings)],
+        "Training": [
+            picture(folder, "training_curves.png", _curves_text(figures)),
+            pair(
+                picture(folder, "learning_rate.png", "Line chart of the learning rate over the epochs."),
+                picture(folder, "gradient_norms.png", "Line chart of the gradient's norm over the epochs."),
+            ),
+            fold(_history_table(history, figures.get("best_epoch")), "Every epoch in figures", folded=True),
+        ],
+        "Class by class": [
+            picture(folder, "confusion_matrix.png", _matrix_text(figures)),
+            picture(folder, "class_scores.png", "Chart of each class's precision, recall and F1."),
+            fold(_class_table(figures, classes), "Every class in figures", folded=len(classes) > _LONG_TABLE),
+        ],
+        "How sure it is": [
+            picture(folder, "reliability.png", "Reliability diagram: the share of right answers, by their confidence.")
+        ],
+        "What it said": [
+            picture(folder, "predictions.png", "Sample test images, each with the predicted class and its confidence."),
+            picture(
+                folder, "misclassified.png", "The misclassified test images of highest confidence, with true classes."
+            ),
+            picture(folder, "hardest_right.png", "The recognised test images of lowest confidence."),
+        ],
+        "What it looks at": [
+            picture(folder, "explanations.png", "Test images, and over them which places the answers rest on."),
+        ],
+        "What it learned": [
+            picture(folder, "filters.png", "The weights of the first layer's filters, drawn as images; gray is zero."),
+            picture(folder, "feature_maps.png", "What the first convolution makes of a test image."),
+            picture(folder, "feature_plane.png", "Test images as points, placed by what the last layer sees of them."),
+            _plane_note(folder, figures),
+        ],
+    }
+    filled = {title: parts for title, parts in sections.items() if any(parts)}
     return page(
         f"{name}: {verdict}",
         [
@@ -73,20 +126,8 @@ def _page(folder: Path, figures: dict[str, Any], settings: dict[str, Any], histo
             f"<h1>{escape(verdict)}</h1>",
             f"<p>{escape(_story(figures))}</p>",
             _tiles(figures),
-            _settings_section(settings),
-            "<h2>Training</h2>",
-            picture(folder, "training_curves.png", _curves_text(figures)),
-            fold(_history_table(history, figures.get("best_epoch")), "Every epoch in figures", folded=True),
-            "<h2>Test set, class by class</h2>",
-            picture(folder, "confusion_matrix.png", _matrix_text(figures)),
-            fold(_class_table(figures, classes), "Every class in figures", folded=len(classes) > _LONG_TABLE),
-            "<h2>What the net said</h2>",
-            picture(folder, "predictions.png", "Sample test images, each with the predicted class and its confidence."),
-            picture(
-                folder, "misclassified.png", "The misclassified test images of highest confidence, with true classes."
-            ),
-            "<h2>What the first layer learned</h2>",
-            picture(folder, "filters.png", "The weights of the first layer's filters, drawn as images; gray is zero."),
+            contents(filled),
+            *(part for title, parts in filled.items() for part in (heading(title), *parts)),
             f"<footer>{_footer(figures)}</footer>",
         ],
     )
@@ -130,6 +171,16 @@ def _tiles(figures: dict[str, Any]) -> str:
     return tiles([(form.format(value) if form else duration(value), label) for value, label, form in known_figures])
 
 
+def _findings_section(figures: dict[str, Any], history: History) -> str:
+    """Return the written analysis, and the rules that it follows."""
+    entries = "".join(
+        f"<section><h3>{escape(one.topic)}</h3><p><b>{escape(one.headline)}</b> {escape(one.text)}</p></section>"
+        for one in analysis.findings(figures, history)
+    )
+    rules = "".join(f"<p>{escape(rule)}</p>" for rule in analysis.RULES)
+    return f'<div class="findings">{entries}</div>\n' + fold(rules, "By which rules", folded=True)
+
+
 def _settings_section(settings: dict[str, Any]) -> str:
     """Return the settings as a small table a section, those outside any section first."""
     if not settings:
@@ -145,7 +196,7 @@ def _settings_section(settings: dict[str, Any]) -> str:
         )
         if rows:
             tables.append(f'<section><h3>{escape(title)}</h3><table class="settings">{rows}</table></section>')
-    return f'<h2>Settings</h2>\n<div class="sections">{"".join(tables)}</div>'
+    return f'<div class="sections">{"".join(tables)}</div>'
 
 
 def _setting(value: Any) -> str:
@@ -163,6 +214,17 @@ def _footer(figures: dict[str, Any]) -> str:
     return f"Made by {escape(', '.join([made, *facts]))}. {again}"
 
 
+def _plane_note(folder: Path, figures: dict[str, Any]) -> str:
+    """Say what is not in the picture of the last layer's plane, or, without scikit-learn, why there is none."""
+    many = len(figures.get("classes", [])) > MANY_CLASSES
+    if (folder / "feature_plane.png").exists():
+        return f'<p class="note">Only the {SHOWN_CLASSES} classes with the most mistakes are drawn.</p>' if many else ""
+    if "analysis" not in figures or find_spec("sklearn"):  # an older run, or a net without a linear layer
+        return ""
+    hint = 'With scikit-learn (<code>pip install "nnkit[sklearn]"</code>), the test images are drawn'
+    return f'<p class="note">{hint} here, too, placed by what the last layer sees of them.</p>'
+
+
 # Tables
 
 
@@ -174,6 +236,7 @@ def _history_table(history: History, best_epoch: int | None) -> str:
         ("val_loss", "validation loss", "{:.4f}"),
         ("val_accuracy", "validation accuracy", "{:.2%}"),
         ("lr", "rate", "{:.3g}"),
+        ("grad_norm", "gradient", "{:.3g}"),
         ("seconds", "seconds", "{:.1f}"),
     ]
     epochs = history["epoch"]

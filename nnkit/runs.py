@@ -9,24 +9,25 @@ import re
 import shlex
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 import nnkit
-from nnkit import data, metrics, plots, recipes
+from nnkit import analysis, data, pictures, recipes
 from nnkit._ext import get_num_threads, kernel_reason, kernels
 from nnkit.checkpoint import load_model
 from nnkit.data import Dataset
 from nnkit.distributed import Communicator
 from nnkit.errors import CheckpointError, DataError, UsageError, did_you_mean
+from nnkit.evaluation import Evaluation as Evaluation
+from nnkit.evaluation import evaluate_model as evaluate_model
 from nnkit.files import atomic_path
-from nnkit.history import History
+from nnkit.info import peak_memory
 from nnkit.interop.torch import write_state
 from nnkit.models import Model
+from nnkit.pictures import EXAMPLE as EXAMPLE
 from nnkit.recipes import Recipe, toml
 from nnkit.report import write_report
 from nnkit.signals import Interrupted
@@ -34,58 +35,7 @@ from nnkit.solver import Solver, TrainingInterrupted
 
 RUNS = Path("runs")
 CONFIG, MODEL, STATE = "config.toml", "model.safetensors", "last.ckpt"
-METRICS, EXAMPLE = "metrics.json", "example.png"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model says about labelled images.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (N,)
-    probabilities : ndarray of shape (N, classes)
-    class_names : sequence of str
-    """
-
-    labels: np.ndarray
-    probabilities: np.ndarray
-    class_names: Sequence[str]
-
-    @property
-    def accuracy(self) -> float:
-        """The share of images whose likeliest class is the right one."""
-        return metrics.accuracy(self.labels, self.probabilities.argmax(axis=1))
-
-    @property
-    def matrix(self) -> np.ndarray:
-        """The confusion matrix of shape (classes, classes): true classes in rows, predicted ones in columns."""
-        return metrics.confusion_matrix(self.labels, self.probabilities.argmax(axis=1), len(self.class_names))
-
-    def figures(self) -> dict[str, Any]:
-        """Return accuracy, cross-entropy, macro averages and each class's scores, ready for JSON.
-
-        Returns
-        -------
-        dict
-        """
-        scores = metrics.precision_recall_f1(self.matrix)
-        given_to_truth = self.probabilities[np.arange(len(self.labels)), self.labels]
-        columns = zip(self.class_names, scores.precision, scores.recall, scores.f1, scores.support, strict=True)
-        return {
-            "test_images": len(self.labels),
-            "test_accuracy": self.accuracy,
-            "test_loss": float(-np.log(np.maximum(given_to_truth, 1e-30, dtype=np.float64)).mean()),
-            "macro_precision": scores.macro_precision,
-            "macro_recall": scores.macro_recall,
-            "macro_f1": scores.macro_f1,
-            "class_names": list(self.class_names),
-            "confusion_matrix": self.matrix.tolist(),
-            "classes": [
-                {"name": name, "precision": float(p), "recall": float(r), "f1": float(f1), "support": int(n)}
-                for name, p, r, f1, n in columns
-            ],
-        }
+METRICS = "metrics.json"
 
 
 def new_folder(name: str, root: Path = RUNS) -> Path:
@@ -174,6 +124,7 @@ def train(
     folder: Path | None = None,
     *,
     resume: bool = False,
+    only_train: bool = False,
     download: bool = False,
     callbacks: Sequence[Callable[[Solver], object]] = (),
     say: Callable[[str], object] = lambda line: None,
@@ -188,6 +139,8 @@ def train(
         Where to; the next `runs/<recipe>-<n>` if not given.
     resume : bool, default False
         Continue the run that `folder` holds.
+    only_train : bool, default False
+        Leave out the test set, the pictures and the report, all of which resuming the run adds.
     download : bool, default False
         Fetch data that is missing.
     callbacks : sequence of callable
@@ -241,24 +194,40 @@ def train(
     except TrainingInterrupted as interrupt:
         raise TrainingInterrupted(f"{interrupt}: {_to_resume(folder)}", interrupt.signum) from None
     try:
-        return ranks.from_first(lambda: _finish(recipe, folder, solver, test, say))
+        return ranks.from_first(lambda: _finish(recipe, folder, solver, None if only_train else test, say))
     except KeyboardInterrupt as interrupt:
         message = f"interrupted, but the training is finished and saved; {_to_resume(folder)} draws the pictures"
         raise Interrupted(message, getattr(interrupt, "signum", signal.SIGINT)) from None
 
 
 def _finish(
-    recipe: Recipe, folder: Path, solver: Solver, test: Dataset, say: Callable[[str], object]
+    recipe: Recipe, folder: Path, solver: Solver, test: Dataset | None, say: Callable[[str], object]
 ) -> dict[str, Any]:
-    """Look at the test set, and write the figures, the pictures and the report."""
-    evaluation = evaluate_model(solver.model, test, solver.normalize)
-    figures = {"recipe": recipe.name, "run": str(folder), **_training_figures(solver), **evaluation.figures()}
+    """Look at the test set, if it is given, and write the figures; then the pictures and the report."""
+    figures = {"recipe": recipe.name, "run": str(folder), **_training_figures(solver)}
+    if test is not None:
+        evaluation = evaluate_model(solver.model, test, solver.normalize)
+        figures |= evaluation.figures()
+        figures["analysis"] = analysis.analyse(figures, solver.history)
     with atomic_path(folder / METRICS) as path:
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        path.write_text(_to_json(figures), encoding="utf-8")
+    if test is None:
+        return figures
     say("drawing the pictures and the report")
-    _draw(folder, solver.model, solver.history, test, evaluation)
+    pictures.draw(folder, solver.model, solver.history, test, evaluation, solver.normalize)
     write_report(folder)
     return figures
+
+
+def _to_json(figures: dict[str, Any]) -> str:
+    """Return the figures with one entry, or one item of a list, a line: the matrix of 1,000 classes has a million."""
+    lines = []
+    for key, value in figures.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value and isinstance(value[0], list | dict):
+            text = "[\n" + ",\n".join(f"    {json.dumps(item)}" for item in value) + "\n  ]"
+        lines.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _to_resume(folder: Path) -> str:
@@ -311,10 +280,12 @@ def _training_figures(solver: Solver) -> dict[str, Any]:
         "seconds": sum(history.seconds),
         "images_per_second": float(np.median(history.images_per_second)),
         "val_accuracy": history.val_accuracy[best_epoch - 1],
+        "val_images": len(solver.validation) if solver.validation else 0,
         "nnkit": nnkit.__version__,
         "kernels": kernels.name,
         "threads": get_num_threads(),
         "ranks": solver.communicator.size,
+        "peak_memory": peak_memory(),
     }
 
 
@@ -347,37 +318,6 @@ def make_solver(recipe: Recipe, training: Dataset, validation: Dataset, **option
         **settings,
         **options,
     )
-
-
-def evaluate_model(
-    model: Model, dataset: Dataset, normalize: tuple[ArrayLike, ArrayLike] | None, label: str | None = "test"
-) -> Evaluation:
-    """Run a model over a data set; on a terminal, a bar tells how far it is.
-
-    Parameters
-    ----------
-    model : Model
-    dataset : Dataset
-    normalize : pair of array_like of shape (C,), or None
-        Mean and standard deviation, as in training.
-    label : str, optional
-        What the bar calls the images; None for no bar. "test" by default.
-
-    Returns
-    -------
-    Evaluation
-    """
-    from tqdm import tqdm
-
-    look = {"desc": label, "unit": " images", "unit_scale": True, "dynamic_ncols": True, "leave": False}
-    parts = []
-    with tqdm(
-        total=len(dataset), disable=True if label is None else None, **look
-    ) as bar:  # None: where stderr is no terminal
-        for x, _ in data.batches(dataset, 250, normalize=normalize):
-            parts.append(model.predict_proba(x))
-            bar.update(len(x))
-    return Evaluation(dataset.labels, np.concatenate(parts), dataset.class_names)
 
 
 def evaluate(run: str | Path, data_dir: str | None = None) -> dict[str, Any]:
@@ -513,20 +453,3 @@ def _image_shape(model: Model) -> tuple[int, int, int]:
         raise CheckpointError(f"expected a model for images, got one for inputs of shape {model.input_shape}")
     channels, height, width = model.input_shape
     return channels, height, width
-
-
-def _draw(folder: Path, model: Model, history: History, test: Dataset, evaluation: Evaluation) -> None:
-    """Write the pictures, and the first test image as a file to try `nnkit predict` with."""
-    from PIL import Image
-
-    answers = test.images, test.labels, evaluation.probabilities, test.class_names
-    plots.save(plots.training_curves(history), folder / "training_curves.png")
-    plots.save(plots.confusion_matrix(evaluation.matrix, test.class_names), folder / "confusion_matrix.png")
-    plots.save(plots.predictions(*answers), folder / "predictions.png")
-    plots.save(plots.misclassified(*answers), folder / "misclassified.png")
-    first = next(iter(model.named_parameters().values()))
-    figure = plots.filters(first, input_shape=_image_shape(model), class_names=test.class_names)
-    plots.save(figure, folder / "filters.png")
-    with atomic_path(folder / EXAMPLE) as path:
-        image = test.images[0]
-        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(path)

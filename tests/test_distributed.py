@@ -71,10 +71,10 @@ WEIGHTED = data.Dataset(IMAGES.images, IMAGES.labels, IMAGES.class_names, np.lin
 # name: net, images to train on, batch size, sync_bn, options. Last batches are of 3, 2 and 8 images.
 CASES = {
     "plain": (mlp, IMAGES[:195], 32, False, {"augment": Augment(flip=True, crop_padding=2, cutout=4)}),
-    "weights": (mlp, WEIGHTED[:195], 32, False, {"loss": CrossEntropyLoss(class_weight=np.arange(1, 11))}),
+    "weights": (mlp, WEIGHTED[:195], 32, False, {"loss": CrossEntropyLoss(class_weight=np.arange(1, 11)), "lr": 0.002}),
     "margin": (mlp, IMAGES[:194], 32, False, {"loss": MultiMarginLoss(), "clip_norm": 0.5, "ema": 0.9}),
     "norm": (norm_mlp, IMAGES[:200], 32, True, {"augment": Augment(flip=True), "lr": 0.002}),
-    "convnet": (convnet, IMAGES[:200], 64, True, {"augment": Augment(flip=True, crop_padding=2), "lr": 0.002}),
+    "convnet": (convnet, IMAGES[:200], 64, True, {"augment": Augment(flip=True), "lr": 0.002, "epochs": 5}),
     "empty": (norm_mlp, IMAGES[:194], 64, True, {"lr": 0.001}),
     "local": (dropout_mlp, IMAGES[:194], 64, False, {}),
 }
@@ -129,7 +129,8 @@ with distributed.connect() as ranks:
     for name in names:
         trained = solver(name, ranks)
         history = trained.train()
-        assert trained.step >= 12
+        # Batch norm over two images, as in the last batches of "empty", makes much of a rounding error.
+        assert trained.step >= (12 if name in ("empty", "local") else 20)
         figures = {key: getattr(history, key) for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")}
         np.savez(f"{name}-{ranks.rank}-{ranks.size}.npz", **trained.model.state_dict(), **figures)
 """
@@ -149,7 +150,8 @@ def test_ranks_are_equal_bit_for_bit_and_as_good_as_one_process(run, tmp_path):
                 for other in others:
                     np.testing.assert_array_equal(other[key], array, err_msg=f"{name} {key}")
                 if name != "local":
-                    np.testing.assert_allclose(array, alone[key], rtol=1e-5, atol=1e-6, err_msg=f"{name} {key}")
+                    rtol = 1e-5 if "running" in key or "loss" in key else 0  # a parameter is to be right to 1e-6
+                    np.testing.assert_allclose(array, alone[key], rtol=rtol, atol=1e-6, err_msg=f"{name} {key}")
         if name == "local":  # other masks and other statistics, but a training all the same
             assert 1e-4 < np.abs(first["1.weight"] - alone["1.weight"]).max() < 0.2
 
@@ -288,9 +290,9 @@ def test_an_error_on_one_rank_ends_all(run, what):
 
 CLI_WITHOUT_PICTURES = """
 import sys
-from nnkit import cli, runs
+from nnkit import cli, pictures, runs
 
-runs._draw = runs.write_report = lambda *arguments: None  # seconds of one process
+pictures.draw = runs.write_report = lambda *arguments: None  # seconds of one process
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -254,6 +254,48 @@ def test_conv2d(kernels, dtype, threads, window, rng):
     )
 
 
+@needs_compiled
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4"])
+def test_conv2d_and_max_pool2d_in_one_are_the_same_bits(kernels, dtype, threads, window, algorithm, rng):
+    x_shape, shape, weight_shape = window_shapes(window)
+    # Few distinct values, so that there are ties; and NaN, which must come through.
+    x, weight = rng.integers(-1, 2, x_shape).astype(dtype), rng.integers(-1, 2, weight_shape).astype(dtype)
+    if x.size:
+        x[-1, 0, 0, 0] = np.nan
+    bias, options, maps = normal(rng, shape[3], dtype), (*window[-2:], algorithm), np.empty(shape, dtype)
+    done = set()
+    for side in range(2, min(5, *shape[1:3])):
+        outputs = shape[0], shape[1] // side, shape[2] // side, shape[3]
+        for relu in (False, True):
+            out, alone, expected = np.full((3, *outputs), 77, dtype)
+            codes, where = np.full((2, *outputs), 77, np.uint8)
+            arrays, how = [x, weight, bias], (*window[-2:], side, algorithm, relu)
+            if not kernels.conv2d_pool_forward(*arrays, out, codes, *how):
+                continue
+            done.add(side)
+            kernels.conv2d_forward(*arrays, maps, *options)
+            kernels.max_pool2d_forward(maps, expected, where, (side, side), (side, side), (0, 0), relu)
+            np.testing.assert_array_equal(out, expected)
+            np.testing.assert_array_equal(codes, where)
+            assert kernels.conv2d_pool_forward(*arrays, alone, None, *how)
+            np.testing.assert_array_equal(alone, expected)
+    if x.size and algorithm != "direct" and weight_shape[2:] == (3, 3) and window[-2] == (1, 1):
+        assert done == ({2} if min(shape[1:3]) > 2 else set())
+
+
+@needs_compiled
+def test_a_first_layer_pools(kernels, dtype, threads, rng):
+    """By itself, and as its twin does: windows end with bands, and with images."""
+    for height, side in [(32, 2), (37, 2), (37, 3), (70, 5), (9, 7)]:
+        x, weight = normal(rng, (3, height, 40, 3), dtype), normal(rng, (17, 3, 5, 3), dtype)
+        out = np.empty((3, height // side, 40 // side, 17), dtype)
+        codes, options = np.empty(out.shape, np.uint8), ((1, 1), (2, 1), side, "auto", True)
+        pairs = both(kernels, "conv2d_pool_forward", [x, weight, weight[:, 0, 0, 0].copy()], [out, codes], *options)
+        agree(*pairs[0], dtype)
+        assert (pairs[1][0] != pairs[1][1]).mean() < 0.01  # rounding may decide between near ties
+
+
 # First layers, as WINDOWS, with kernels so large that leaving out zeros pays. Rows of 1 to 18 vectors, several tiles.
 FIRST_LAYERS = [
     (3, 32, 32, 3, 32, (7, 7), (1, 1), (3, 3)),
@@ -673,7 +715,7 @@ def results(kernels, rng):
     rows, labels = x.reshape(-1, 24), rng.integers(0, 24, 20 * 16 * 16)
     column, options = rows[0], ((1, 1), (1, 1))
     image, filters = x[..., :3].copy(), weight[:, :3].copy()
-    shifts = np.arange(600) % 7 - 3
+    shifts, codes = np.arange(600) % 7 - 3, np.empty((20, 8, 8, 40), np.uint8)
     for name, arrays, outputs, *rest in [
         *[
             (name, arrays, outputs, *options, algorithm)
@@ -686,6 +728,8 @@ def results(kernels, rng):
             ]
         ],
         ("conv2d_forward", [image, filters, bias], [dout], *options),
+        ("conv2d_pool_forward", [image, filters, bias], [dout[:, :8, :8].copy(), codes], *options, 2, "direct"),
+        ("conv2d_pool_forward", [x, weight, bias], [dout[:, :8, :8].copy(), codes], *options, 2, "winograd4"),
         ("conv2d_backward_weight", [image, dout], [filters, bias], *options),
         ("batch_norm_statistics", [rows], [column, column]),
         *[
@@ -768,6 +812,8 @@ for shape in [(0, 2**30, 2**30, 1), (0, 1, 2**30, 3), (2**60, 1, 1, 0), (1, 2**3
         for weight in (filters, np.ones((shape[3], shape[3], 3, 3), np.float32)):
             padding = (weight.shape[2] // 2,) * 2
             kernels.conv2d_forward(x, weight, None, x, (1, 1), padding, algorithm)
+            pooled = np.empty((shape[0], shape[1] // 2, shape[2] // 2, shape[3]), np.float32)
+            kernels.conv2d_pool_forward(x, weight, None, pooled, None, (1, 1), padding, 2, algorithm)
             kernels.conv2d_backward_input(x, weight, x, (1, 1), padding, algorithm)
             kernels.conv2d_backward_weight(x, x, weight, None, (1, 1), padding, algorithm)
             assert not weight.any()
@@ -945,6 +991,37 @@ class TestWrongArguments:
             arguments[position] = wrong
             with pytest.raises((ValueError, TypeError, OverflowError)):
                 kernels.conv2d_forward(*arguments)
+        pooled, codes = out[:, :1, :1].copy(), np.ones((2, 1, 1, 4), np.uint8)
+        good = [x, weight, bias, pooled, codes, (1, 1), (0, 0), 2]
+        kernels.conv2d_pool_forward(*good)
+        for position, wrong in [
+            (0, x[:, :, :, :2].copy()),
+            (0, x[:1].copy()),
+            (0, None),
+            (1, weight[:3].copy()),
+            (1, weight[:, :2].copy()),
+            (2, bias[:3]),
+            (3, out),
+            (3, pooled[:1]),
+            (3, pooled.astype(np.float64)),
+            (4, np.ones(out.shape, np.uint8)),
+            (4, codes.astype(np.int32)),
+            (5, (0, 1)),
+            (5, (1,)),
+            (5, None),
+            (5, (1 << 62, 1)),
+            (6, (1, 0)),
+            (6, (-1, 0)),
+            (6, "no"),
+            (7, 0),
+            (7, 1),
+            (7, 17),
+            (7, None),
+        ]:
+            arguments = list(good)
+            arguments[position] = wrong
+            with pytest.raises((ValueError, TypeError, OverflowError)):
+                kernels.conv2d_pool_forward(*arguments)
         with pytest.raises(ValueError, match="does not fit"):
             kernels.conv2d_forward(x, np.ones((4, 3, 7, 7), np.float32), None, out, (1, 1), (0, 0))
         with pytest.raises(ValueError, match="channels"):

@@ -147,3 +147,70 @@ def test_report_lines_up_whatever_the_names():
 def test_report_needs_a_name_for_each_class():
     with pytest.raises(ValueError, match="expected 2 names, one for each row of the matrix, got 3"):
         metrics.classification_report([[1, 0], [0, 1]], ["a", "b", "c"])
+
+
+# Calibration
+
+
+def test_reliability_against_a_loop(rng):
+    probabilities = rng.dirichlet(np.full(4, 0.5), 500)
+    labels = rng.integers(0, 4, 500)
+    found = metrics.reliability(labels, probabilities, bins=10)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    error = 0.0
+    for i in range(10):
+        inside = (confidence > i / 10) & (confidence <= (i + 1) / 10)
+        assert found.count[i] == inside.sum()
+        if inside.any():
+            np.testing.assert_allclose(found.confidence[i], confidence[inside].mean())
+            np.testing.assert_allclose(found.accuracy[i], right[inside].mean())
+            error += inside.sum() / 500 * abs(confidence[inside].mean() - right[inside].mean())
+        else:
+            assert np.isnan([found.confidence[i], found.accuracy[i]]).all()
+    assert found.count.sum() == 500
+    np.testing.assert_allclose(metrics.expected_calibration_error(labels, probabilities, bins=10), error)
+
+
+def test_calibration_of_nets_that_are_sure():
+    sure = np.eye(2, dtype=np.float32)
+    assert metrics.expected_calibration_error([0, 1], sure) == 0
+    assert metrics.expected_calibration_error([1, 0], sure) == 1
+    assert metrics.reliability([0, 1], sure).error_by_chance == 0
+    assert metrics.reliability([0, 1], sure * (1 + 1e-6)).count[-1] == 2  # a sum of float32 may exceed 1
+
+
+def test_the_error_by_chance_is_that_of_a_calibrated_net(rng):
+    found = []
+    for _ in range(100):
+        first = rng.uniform(0.5, 1, 300)
+        labels = (rng.random(300) > first).astype(int)
+        reliability = metrics.reliability(labels, np.stack([first, 1 - first], axis=1))
+        found.append((reliability.error, reliability.error_by_chance))
+    measured, expected = np.mean(found, axis=0)
+    assert measured == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "bins", "message"),
+    [
+        ([0], [[0.5, 0.5]] * 2, 15, "probabilities: expected one for each of 1 labels, got 2"),
+        ([0], [0.5, 0.5], 15, r"probabilities: expected shape \(N, K\), got \(2,\)"),
+        ([2], [[0.5, 0.5]], 15, "labels: expected class numbers from 0 to 1, got 2"),
+        ([0], [[2.5, 0.5]], 15, "probabilities: expected values from 0 to 1, got 0.5 to 2.5"),
+        ([0], [[np.nan, 0.5]], 15, "probabilities: expected values from 0 to 1, got nan"),
+        ([0], [[0.5, 0.5]], 0, "bins: expected at least 1, got 0"),
+    ],
+)
+def test_bad_probabilities_are_named(labels, probabilities, bins, message):
+    for metric in (metrics.reliability, metrics.expected_calibration_error):
+        with pytest.raises(ValueError, match=message):
+            metric(labels, probabilities, bins=bins)
+
+
+def test_the_interval_of_an_accuracy():
+    low, high = metrics.accuracy_interval([0, 5, 10, 9_000], [10, 10, 10, 10_000])
+    np.testing.assert_allclose(low, [0, 0.2366, 0.7225, 0.8940], atol=1e-4)  # statsmodels' proportion_confint, "wilson"
+    np.testing.assert_allclose(high, [0.2775, 0.7634, 1, 0.9057], atol=1e-4)
+    for right, total in [(1, 0), (2, 1), (-1, 1)]:
+        with pytest.raises(ValueError, match=r"expected 0 ≤ right ≤ total"):
+            metrics.accuracy_interval(right, total)

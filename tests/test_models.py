@@ -397,6 +397,18 @@ def test_layers_left_alone_by_the_first_parameters_forget_their_input(rng):
         model.layers["1"].backward(np.ones((2, 192)))
 
 
+def test_predictions_are_the_callers_own():
+    model = Sequential(Flatten())
+    model.build((3, 2, 2))
+    x = np.ones((4, 3, 2, 2), np.float32)
+    for batch_size in (4, 3):
+        scores = model.predict_scores(x, batch_size)
+        scores[...] = 2
+        assert (x == 1).all()
+        assert scores.flags.c_contiguous
+    assert model.predict_scores(x[:0]).shape == (0, 12)
+
+
 def test_summary_says_how_layers_run():
     model = create("convnet", 10)
     model.build((3, 32, 32))
@@ -404,7 +416,7 @@ def test_summary_says_how_layers_run():
     assert plain == model.summary((3, 32, 32))
     assert [line[: line.find("direct")].split()[0] for line in lines if line.endswith("direct")] == ["conv1"]
     runs = {line.split()[0]: line.partition("fused into ")[2] for line in lines if "fused into" in line}
-    assert runs == {"relu1": "pool1", "relu2": "fc1"}
+    assert runs == {"relu1": "conv1", "pool1": "conv1", "relu2": "fc1"}
     assert f"{_ext.kernels.name} kernels" in lines[-1]
     assert "Runs" not in plain
     assert "fused" not in plain

@@ -120,7 +120,7 @@ def test_curves_need_an_epoch():
 # Confusion matrix
 
 
-@pytest.mark.parametrize("classes", [2, 3, 10, 25, 26, 100])
+@pytest.mark.parametrize("classes", [2, 3, 10, 25, 26, 150])
 def test_confusion_matrix_of_any_size_stays_inside_the_figure(rng, classes):
     counts = 1 + rng.poisson(1, (classes, classes)) + 20 * np.eye(classes, dtype=int)
     figure = plots.confusion_matrix(counts, [f"some_class_{i}" for i in range(classes)])
@@ -177,10 +177,131 @@ def test_confusion_matrix_refuses_what_makes_no_sense(matrix, names, message):
         plots.confusion_matrix(matrix, names)
 
 
+# Learning rate and gradient
+
+
+@pytest.mark.parametrize(
+    ("rates", "title"),
+    [
+        ([0.1, 0.1, 0.1], "The learning rate is 0.1 throughout"),
+        ([0.1], "The learning rate is 0.1"),
+        ([0.1, 0.03, 0.001], "The learning rate falls from 0.1 to 0.001"),
+        ([0.1, 0.2, 0.3], "The learning rate grows from 0.1 to 0.3"),
+        ([0.1, 0.3, 0.0], "The learning rate is highest in epoch 2: 0.3"),
+    ],
+)
+def test_the_learning_rates_course_is_its_title(rates, title):
+    figure = plots.learning_rate(history(len(rates), lr=rates))
+    assert figure.get_suptitle() == title
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), rates)
+    assert inside(figure)
+
+
+@pytest.mark.parametrize(
+    ("norms", "title"),
+    [
+        ([2.0], "The gradient is 2 long"),
+        ([2.0, 1.8, 1.9], "The gradient is between 1.8 and 2 long"),
+        ([2.0, 1.0, 0.5], "The gradient shrinks from 2 to 0.5"),
+        ([2.0, 3.0, 9.0], "The gradient grows from 2 to 9"),
+        ([2.0, None, 1.8, 500.0, 1.9], "The gradient leaps to 500 in epoch 4"),
+    ],
+)
+def test_the_gradients_course_is_its_title(norms, title):
+    figure = plots.gradient_norms(history(len(norms), grad_norm=norms))
+    assert figure.get_suptitle() == title
+    assert inside(figure)
+
+
+@pytest.mark.parametrize(("draw", "column"), [(plots.learning_rate, "lr"), (plots.gradient_norms, "grad_norm")])
+def test_a_course_needs_numbers(draw, column):
+    with pytest.raises(ValueError, match="expected at least one epoch"):
+        draw(history(0, **{column: []}))
+    with pytest.raises(ValueError, match=f"expected a number in {column}, got none"):
+        draw(history(1, **{column: [float("nan")]}))
+
+
+# Scores of the classes
+
+
+def test_class_scores_are_in_order_and_those_of_no_image_are_left_out():
+    figure = plots.class_scores([[5, 5, 0], [0, 10, 0], [0, 0, 0]], NAMES)
+    assert figure.get_suptitle() == "F1 is 73.3% on average, from 66.7% (cat) to 80.0% (dog)"
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["dog", "cat"]
+    shown = {line.get_label(): list(line.get_xdata()) for line in axes.lines}
+    assert shown["precision"] == pytest.approx([2 / 3, 1])
+    assert shown["recall"] == [1, 0.5]
+    assert "1 class without an image is left out" in texts(figure)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 30, 31, 200])
+def test_class_scores_of_any_number_of_classes_stay_inside(rng, classes):
+    counts = rng.poisson(1, (classes, classes)) + 20 * np.eye(classes, dtype=int)
+    figure = plots.class_scores(counts, [f"a rather long class name {i}" for i in range(classes)])
+    assert inside(figure)
+    assert len(figure.axes[0].get_yticks()) == (classes if classes <= 30 else 26)
+    assert figure.get_size_inches()[1] < 11
+
+
+def test_class_scores_without_images():
+    assert plots.class_scores([[0, 0], [0, 0]]).get_suptitle() == "No image was classified"
+
+
+# Reliability
+
+
+def test_reliability_shows_each_bins_accuracy(rng):
+    sure = np.array([[0.8, 0.2]] * 10 + [[0.4, 0.6]] * 5)
+    figure = plots.reliability([0] * 6 + [1] * 4 + [1] * 5, sure, bins=10)
+    assert figure.get_suptitle() == "On average 73.3% sure, and right in 73.3%"
+    assert "Expected calibration error 26.7%" in texts(figure)
+    main, below = figure.axes[0], figure.axes[0].child_axes[0]
+    (points,) = [line for line in main.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points.get_xydata(), [[0.6, 1], [0.8, 0.6]])
+    np.testing.assert_allclose([bar.get_height() for bar in below.patches], [0, 0, 0, 0, 0, 1 / 3, 0, 2 / 3, 0, 0])
+    assert inside(figure)
+
+
+@pytest.mark.parametrize("classes", [2, 200])
+def test_reliability_of_few_and_of_many_classes(rng, classes):
+    figure = plots.reliability(rng.integers(0, classes, 50), rng.dirichlet(np.ones(classes), 50))
+    assert inside(figure)
+
+
+def test_reliability_of_one_sure_answer():
+    assert inside(plots.reliability([0], [[1.0, 0.0]]))
+
+
+# Axes of the caller's
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plots.learning_rate(history(lr=[1, 2, 3, 2, 1]), ax=ax),
+        lambda ax: plots.gradient_norms(history(grad_norm=[1, 2, 3, 2, 1]), ax=ax),
+        lambda ax: plots.confusion_matrix([[9, 1, 0], [2, 8, 0], [0, 0, 3]], ["$x^2$ \\frac{", "b", "c"], ax=ax),
+        lambda ax: plots.confusion_matrix(np.eye(30, dtype=int), ax=ax),
+        lambda ax: plots.class_scores([[9, 1], [2, 8]], ["$x^2$ \\frac{", "b"], ax=ax),
+        lambda ax: plots.reliability([0, 1], [[0.9, 0.1], [0.7, 0.3]], ax=ax),
+    ],
+)
+def test_plots_of_one_axes_draw_where_they_are_told(draw):
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    assert draw(right) is figure
+    assert right.get_title(loc="left") or right.get_title()
+    assert not left.has_data()
+    assert figure.axes == [left, right]
+    assert pixels(figure).std() > 0
+
+
 # Predictions
 
 
-@pytest.mark.parametrize("draw", [plots.predictions, plots.misclassified])
+@pytest.mark.parametrize("draw", [plots.predictions, plots.misclassified, plots.hardest_right])
 @pytest.mark.parametrize("shape", [(8, 8, 3), (8, 8, 1), (3, 8, 8), (1, 10, 6), (8, 12), (224, 224, 3), (1, 1, 3)])
 def test_images_of_every_shape_and_type(rng, draw, shape):
     images, labels, probabilities = examples(rng, 4, shape=shape)
@@ -223,7 +344,25 @@ def test_mistakes_come_in_order_of_confidence(rng):
     assert figure.get_suptitle() == "The 6 most confident of 20 mistakes among 40 images"
     assert len(figure.axes) == 6
     expected = np.sort(probabilities[20:].max(axis=1))[::-1][:6]
-    assert [axes.texts[1].get_text() for axes in figure.axes] == [f"{share:.0%}" for share in expected]
+    assert [axes.texts[2].get_text() for axes in figure.axes] == [f"{share:.0%}" for share in expected]
+
+
+def test_the_true_class_is_marked_or_its_share_is_written():
+    shares = [[0.5, 0.3, 0.15, 0.05]] * 2
+    figure = plots.misclassified(np.zeros((2, 4, 4, 3)), [1, 3], shares, ["a", "b", "c", "d"])
+    first, second = ([text.get_text() for text in axes.texts] for axes in figure.axes)
+    assert first == ["is b", "a", "50%", "✓ b", "30%", "c", "15%"]
+    assert second == ["is d", "5%", "a", "50%", "b", "30%", "c", "15%"]
+
+
+def test_the_hardest_right_ones_come_first(rng):
+    images, labels, probabilities = examples(rng, 40)
+    figure = plots.hardest_right(images, labels, probabilities, NAMES, count=6)
+    assert figure.get_suptitle() == "The 6 least confident of 20 images that are recognised"
+    expected = np.sort(probabilities[:20].max(axis=1))[:6]
+    assert [axes.texts[2].get_text() for axes in figure.axes] == [f"{share:.0%}" for share in expected]
+    none = plots.hardest_right(images[20:], labels[20:], probabilities[20:], NAMES)
+    assert none.get_suptitle() == "None of 20 images is recognised"
 
 
 def test_no_mistake_is_a_picture_too(rng, tmp_path):
@@ -261,7 +400,7 @@ def test_names_are_drawn_as_they_are(rng):
         ({"count": 0}, "count: expected at least 1, got 0"),
     ],
 )
-@pytest.mark.parametrize("draw", [plots.predictions, plots.misclassified])
+@pytest.mark.parametrize("draw", [plots.predictions, plots.misclassified, plots.hardest_right])
 def test_examples_that_do_not_fit_are_refused(rng, draw, change, message):
     images, labels, probabilities = examples(rng, 4)
     arguments = {"images": images, "labels": labels, "probabilities": probabilities, "class_names": NAMES} | change
@@ -334,6 +473,13 @@ def test_save_twice_gives_the_same_bytes(tmp_path):
     assert first.read_bytes() == second.read_bytes()
     with Image.open(first) as picture:
         assert picture.size[0] >= 1000
+
+
+def test_a_png_says_its_heading(tmp_path):
+    path = plots.save(plots.confusion_matrix([[9, 1], [2, 8]], ["café", "猫"]), tmp_path / "matrix.png")
+    with Image.open(path) as picture:
+        assert picture.info["Title"] == "85.0% of 20 images are recognised"
+        assert picture.info["Description"] == "Most frequent mistake: 猫 taken for café (2 of 10)."
 
 
 def test_save_refuses_an_unknown_type(tmp_path):

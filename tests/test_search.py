@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import nnkit
-from nnkit import plots, recipes, runs
+from nnkit import pictures, plots, recipes
 from nnkit.cli import main
 from nnkit.errors import UsageError
 from nnkit.recipes import toml
@@ -222,7 +222,7 @@ def test_best_toml_is_a_recipe_that_gives_the_same_score(finished, tmp_path, cap
 
 def test_a_finished_search_is_resumed_refitted_and_extended(finished, monkeypatch, capsys):
     folder, _, command = finished
-    monkeypatch.setattr(runs, "_draw", lambda *_: None)  # takes a while, and is tested elsewhere
+    monkeypatch.setattr(pictures, "draw", lambda *_: None)  # takes a while, and is tested elsewhere
     before = rows_of(folder)
     assert main([*command, "--resume", str(folder), "--trials", "10", "--refit", "--json"]) == 0
     printed = capsys.readouterr()

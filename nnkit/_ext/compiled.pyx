@@ -43,6 +43,9 @@ cdef extern from "kernels.h" nogil:
         int (*conv2d_algorithm)(const nnkit_window *w, int algorithm, int pass_) noexcept nogil
         int (*conv2d_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight,
                               const void *bias, int relu, void *out) noexcept nogil
+        int (*conv2d_pool_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight,
+                                   const void *bias, int relu, Py_ssize_t side, void *out,
+                                   uint8_t *codes) noexcept nogil
         int (*conv2d_backward_input)(const nnkit_window *w, int algorithm, const void *dout, const void *weight,
                                      void *dx) noexcept nogil
         int (*conv2d_backward_weight)(const nnkit_window *w, int algorithm, const void *x, const void *dout,
@@ -169,6 +172,17 @@ cdef nnkit_window window(const Py_ssize_t *large, const Py_ssize_t *small, kerne
     return w
 
 
+cdef nnkit_window convolution(const Py_ssize_t *x, const Py_ssize_t *weight, stride, padding) except *:
+    """Describe a convolution of x (N, H, W, C) by a weight (out, in, kernel_y, kernel_x), whatever is made of it."""
+    cdef Py_ssize_t out[4]
+    kernel_size = (weight[2], weight[3])
+    check(min(stride) > 0, f"expected a positive stride, got {stride}")
+    out[0], out[3] = x[0], weight[0]
+    out[1], out[2] = [(size + 2 * p - k) // s + 1
+                      for size, p, k, s in zip((x[1], x[2]), padding, kernel_size, stride)]
+    return window(x, out, kernel_size, stride, padding)
+
+
 cdef int check_weight(const nnkit_window *w, const Py_ssize_t *weight, Py_ssize_t bias) except -1:
     """A weight is (out, in, kernel_y, kernel_x); a bias of -1 elements is none."""
     check(weight[0] == w.out_channels and weight[1] == w.channels,
@@ -207,9 +221,9 @@ cdef int apply_binary(nnkit_binary kernel, const floating[::1] a, const floating
     return 0
 
 
-cdef int check_like(const Py_ssize_t *shape, const Py_ssize_t *other, str what) except -1:
+cdef int check_like(const Py_ssize_t *shape, const Py_ssize_t *other, str what, str like) except -1:
     return check(shape[0] == other[0] and shape[1] == other[1] and shape[2] == other[2] and shape[3] == other[3],
-                 f"{what} must be as large as dout")
+                 f"{what} must be as large as {like}")
 
 
 ACTIVATIONS = {"identity": NNKIT_IDENTITY, "relu": NNKIT_RELU, "gelu": NNKIT_GELU, "gelu_tanh": NNKIT_GELU_TANH,
@@ -294,15 +308,10 @@ cdef class KernelSet:
                          str algorithm not None="auto"):
         cdef Py_ssize_t x[4]
         cdef Py_ssize_t weight[4]
-        cdef Py_ssize_t out[4]
         x[0], x[1], x[2], x[3] = x_shape
         weight[0], weight[1], weight[2], weight[3] = weight_shape
-        check(min(x_shape) >= 0 and min(weight_shape) >= 0 and min(stride) > 0,
-              f"expected sizes >= 0 and a stride > 0, got {x_shape}, {weight_shape} and {stride}")
-        out[0], out[3] = x[0], weight[0]
-        out[1], out[2] = [(size + 2 * p - k) // s + 1 for size, p, k, s
-                          in zip(x_shape[1:3], padding, weight_shape[2:], stride)]
-        cdef nnkit_window w = window(x, out, weight_shape[2:], stride, padding)
+        check(min(x_shape) >= 0 and min(weight_shape) >= 0, f"expected sizes >= 0, got {x_shape} and {weight_shape}")
+        cdef nnkit_window w = convolution(x, weight, stride, padding)
         check_weight(&w, weight, -1)
         cdef const nnkit_table *table = &self.tables[np.dtype(dtype) == np.float64]
         return ALGORITHMS[table.conv2d_algorithm(&w, place(ALGORITHMS, algorithm, "algorithm"),
@@ -319,6 +328,28 @@ cdef class KernelSet:
         with nogil:
             status = table.conv2d_forward(&w, method, &x[0, 0, 0, 0], &weight[0, 0, 0, 0], add, relu, &out[0, 0, 0, 0])
         check_memory(status)
+
+    def conv2d_pool_forward(self, const floating[:, :, :, ::1] x not None,
+                            const floating[:, :, :, ::1] weight not None, const floating[::1] bias,
+                            floating[:, :, :, ::1] out not None, uint8_t[:, :, :, ::1] codes, stride, padding,
+                            Py_ssize_t side, str algorithm not None="auto", bint relu=False):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef nnkit_window w = convolution(x.shape, weight.shape, stride, padding)
+        cdef const void *add = &bias[0] if bias is not None else NULL
+        cdef uint8_t *places = &codes[0, 0, 0, 0] if codes is not None else NULL
+        cdef int method = place(ALGORITHMS, algorithm, "algorithm"), status
+        check_weight(&w, weight.shape, -1 if bias is None else bias.shape[0])
+        check(1 < side <= 16, f"expected pooling windows of 2x2 to 16x16, got {side}x{side}")
+        check(out.shape[0] == w.batch and out.shape[1] == w.out_height // side
+              and out.shape[2] == w.out_width // side and out.shape[3] == w.out_channels,
+              f"out must be ({w.batch}, {w.out_height // side}, {w.out_width // side}, {w.out_channels})")
+        if codes is not None:
+            check_like(out.shape, codes.shape, "codes", "out")
+        with nogil:
+            status = table.conv2d_pool_forward(&w, method, &x[0, 0, 0, 0], &weight[0, 0, 0, 0], add, relu, side,
+                                               &out[0, 0, 0, 0], places)
+        check_memory(status < 0)
+        return status == 0
 
     def conv2d_backward_input(self, const floating[:, :, :, ::1] dout not None,
                               const floating[:, :, :, ::1] weight not None, floating[:, :, :, ::1] dx not None,
@@ -377,7 +408,7 @@ cdef class KernelSet:
         cdef const void *positive = &rectified[0, 0, 0, 0] if rectified is not None else NULL
         check_pooling(&w, codes.shape, sizeof(code))
         if rectified is not None:
-            check_like(dout.shape, rectified.shape, "rectified")
+            check_like(dout.shape, rectified.shape, "rectified", "dout")
         with nogil:
             table.max_pool2d_backward(&w, &dout[0, 0, 0, 0], &codes[0, 0, 0, 0], sizeof(code), positive,
                                       &dx[0, 0, 0, 0])

@@ -44,9 +44,26 @@ KERNEL int FN(conv2d_forward)(const nnkit_window *w, int algorithm, const void *
     algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_FORWARD);
     if (algorithm == NNKIT_DIRECT)
         return FN(is_few)(w)           ? FN(convolve_few)(w, x, weight, bias, relu, out)
-               : FN(is_first_layer)(w) ? FN(convolve_first_layer)(w, x, weight, bias, relu, out)
+               : FN(is_first_layer)(w) ? FN(convolve_first_layer)(w, x, weight, bias, relu, out, NULL)
                                        : FN(convolve)(w, x, weight, bias, relu, out, 0);
-    return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out, 0);
+    return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out, NULL, 0);
+}
+
+/* The same with max pooling, by algorithms that have all outputs of a window in a cache at the same time. */
+KERNEL int FN(conv2d_pool_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight,
+                                   const void *bias, int relu, ptrdiff_t side, void *out, uint8_t *codes)
+{
+    const nnkit_window windows = {w->batch, w->out_height, w->out_width, w->out_channels, w->out_height / side,
+                                  w->out_width / side, w->out_channels, side, side, side, side, 0, 0};
+    const FN(pooling) pool = {.w = &windows, .out = out, .codes = codes, .code_bytes = 1, .relu = relu};
+    if (nnkit_empty(w->batch, windows.out_height, windows.out_width, w->out_channels))
+        return 0;
+    algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_FORWARD);
+    if (algorithm == NNKIT_DIRECT)
+        return FN(is_first_layer)(w) && !FN(is_few)(w)
+                   ? FN(convolve_first_layer)(w, x, weight, bias, relu, out, &pool) : 1;
+    return side == 2 ? FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out,
+                                             &pool, 0) : 1;
 }
 
 KERNEL int FN(conv2d_backward_input)(const nnkit_window *w, int algorithm, const void *dout, const void *weight,
@@ -57,7 +74,7 @@ KERNEL int FN(conv2d_backward_input)(const nnkit_window *w, int algorithm, const
     algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_BACKWARD_INPUT);
     if (algorithm == NNKIT_DIRECT)
         return FN(convolve)(w, dout, weight, NULL, 0, dx, 1);
-    return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, dout, weight, NULL, 0, dx, 1);
+    return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, dout, weight, NULL, 0, dx, NULL, 1);
 }
 
 KERNEL int FN(conv2d_backward_weight)(const nnkit_window *w, int algorithm, const void *x, const void *dout,

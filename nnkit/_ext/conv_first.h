@@ -18,19 +18,24 @@ typedef struct {
     int threads;
 } FN(first_layer);
 
-typedef struct { ptrdiff_t first, pixels; } FN(band);  /* the first output pixel, counted over all images; how many */
+typedef struct {
+    ptrdiff_t first, pixels;                       /* the first output pixel, counted over all images; how many */
+    ptrdiff_t image, top;                          /* the image, and the first row in it */
+} FN(band);
 
 INLINE int FN(is_first_layer)(const nnkit_window *w)
 {
     return w->channels > 0 && w->channels <= 4 && w->kernel_x > 1 && w->pad_y < w->kernel_y && w->pad_x < w->kernel_x;
 }
 
-KERNEL FN(first_layer) FN(describe_first_layer)(const nnkit_window *w, const real *x)
+/* Bands of whole pooling windows, where `side` is not 1. */
+KERNEL FN(first_layer) FN(describe_first_layer)(const nnkit_window *w, const real *x, ptrdiff_t side)
 {
-    enum { PIXELS = 1024 };  /* in a band */
+    enum { PIXELS = 1024, BANDS = 4 };  /* of a band, at most; of the batch, at least */
     FN(first_layer) g = {.w = w, .x = x, .pitch = (w->width + 2 * w->pad_x) * w->channels,
                      .depth = w->kernel_y * w->kernel_x * w->channels, .vectors = CEIL_DIV(w->out_channels, LANES)};
-    g.rows = MIN(MAX(PIXELS / w->out_width, 1), w->out_height);
+    g.rows = MAX(MIN(PIXELS / w->out_width, CEIL_DIV(w->batch * w->out_height, BANDS)), 1);
+    g.rows = MIN(CEIL_DIV(g.rows, side) * side, w->out_height);
     g.bands = w->batch * CEIL_DIV(w->out_height, g.rows);
     g.frame_size = ((g.rows - 1) * w->stride_y + w->kernel_y) * g.pitch;
     g.threads = nnkit_threads_for(NS_A_PRODUCT * w->batch * w->out_height * w->out_width * w->out_channels * g.depth);
@@ -69,7 +74,7 @@ KERNEL FN(band) FN(frame_band)(const FN(first_layer) *g, ptrdiff_t index, real *
     for (ptrdiff_t y = MAX(0, -from); y < MIN(height, w->height - from); y++)
         memcpy(frame + y * g->pitch + w->pad_x * w->channels, g->x + (image * w->height + from + y) * row,
                sizeof(real) * row);
-    return (FN(band)){(image * w->out_height + top) * w->out_width, rows * w->out_width};
+    return (FN(band)){(image * w->out_height + top) * w->out_width, rows * w->out_width, image, top};
 }
 
 /* sums[r] += sum over k of a[r][at[k]] * (the vectors at low and high, k * pitch further on). */
@@ -94,6 +99,8 @@ typedef struct {
     const real *panels, *starts;                   /* for each vector the weights [depth][LANES], and the bias */
     int relu;
     real *out;
+    const FN(pooling) *pool;                       /* NULL: none */
+    real *maps;                                    /* each thread's own: a band before it is pooled */
 } FN(first_layer_forward);
 
 typedef struct {                                   /* ROWS output pixels; beyond the last, that is repeated */
@@ -126,6 +133,15 @@ INLINE void FN(forward_tile)(int vectors, const FN(first_layer_forward) *f, cons
     }
 }
 
+/* The maxima of a band's windows, while the band is in the cache; windows that it cuts off are not there. */
+KERNEL void FN(pool_band)(const FN(pooling) *p, FN(band) band, const real *maps)
+{
+    const nnkit_window *w = p->w;
+    for (ptrdiff_t y = 0; (y + w->kernel_y) * w->width <= band.pixels; y += w->kernel_y)
+        FN(pool_row)(p, band.image * w->out_height + (band.top + y) / w->kernel_y, band.top + y,
+                     maps + y * w->width * w->channels);
+}
+
 /* A band, with as many vectors of weights at a time as a near cache holds: memory is written fastest pixel by pixel. */
 KERNEL void FN(first_layer_forward_task)(void *job, ptrdiff_t index, int thread)
 {
@@ -134,6 +150,8 @@ KERNEL void FN(first_layer_forward_task)(void *job, ptrdiff_t index, int thread)
     const FN(first_layer) *g = &f->g;
     real *frame = g->frames + thread * g->frame_size;
     FN(band) band = FN(frame_band)(g, index, frame);
+    ptrdiff_t channels = g->w->out_channels;
+    real *out = f->pool ? f->maps + thread * g->rows * g->w->out_width * channels : f->out + band.first * channels;
     ptrdiff_t held = MAX(NEAR / (g->depth * PANEL), 1) * 2;
     for (ptrdiff_t first = 0; first < g->vectors; first += held)
         for (ptrdiff_t p = 0; p < band.pixels; p += ROWS) {
@@ -141,7 +159,7 @@ KERNEL void FN(first_layer_forward_task)(void *job, ptrdiff_t index, int thread)
             for (int r = 0; r < ROWS; r++) {
                 ptrdiff_t place = MIN(p + r, band.pixels - 1);
                 pixels.in[r] = frame + g->pixel[place];
-                pixels.out[r] = f->out + (band.first + place) * g->w->out_channels;
+                pixels.out[r] = out + place * channels;
             }
             for (ptrdiff_t v = first; v < MIN(first + held, g->vectors); v += 2)
                 if (v + 1 < g->vectors)
@@ -149,6 +167,8 @@ KERNEL void FN(first_layer_forward_task)(void *job, ptrdiff_t index, int thread)
                 else
                     FN(forward_tile)(1, f, &pixels, v);
         }
+    if (f->pool)
+        FN(pool_band)(f->pool, band, out);
 }
 
 /* The weight's and the bias's vectors of channels. */
@@ -168,9 +188,11 @@ KERNEL void FN(pack_first_layer_weight)(const FN(first_layer) *g, const real *we
 }
 
 KERNEL int FN(convolve_first_layer)(const nnkit_window *w, const real *x, const real *weight, const real *bias,
-                                    int relu, real *out)
+                                    int relu, real *out, const FN(pooling) *pool)
 {
-    FN(first_layer_forward) f = {.g = FN(describe_first_layer)(w, x), .relu = relu, .out = out};
+    ptrdiff_t side = pool ? pool->w->kernel_y : 1;
+    FN(first_layer_forward) f = {.g = FN(describe_first_layer)(w, x, side), .relu = relu && !pool, .out = out,
+                                 .pool = pool};
     FN(first_layer) *g = &f.g;
     size_t total = 0;
     size_t pixel = nnkit_reserve(&total, sizeof(ptrdiff_t) * g->rows * w->out_width);
@@ -178,13 +200,14 @@ KERNEL int FN(convolve_first_layer)(const nnkit_window *w, const real *x, const 
     size_t panels = nnkit_reserve(&total, sizeof(real) * g->vectors * LANES * g->depth);
     size_t starts = nnkit_reserve(&total, sizeof(real) * g->vectors * LANES);
     size_t frames = nnkit_reserve(&total, sizeof(real) * g->frame_size * g->threads);
+    size_t maps = nnkit_reserve(&total, pool ? sizeof(real) * g->rows * w->out_width * w->out_channels * g->threads : 0);
     char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;
     FN(find_patches)(g, (ptrdiff_t *)(scratch + pixel), (ptrdiff_t *)(scratch + entry));
     FN(pack_first_layer_weight)(g, weight, bias, (real *)(scratch + panels), (real *)(scratch + starts));
     g->frames = (real *)(scratch + frames);
-    f.panels = (real *)(scratch + panels), f.starts = (real *)(scratch + starts);
+    f.panels = (real *)(scratch + panels), f.starts = (real *)(scratch + starts), f.maps = (real *)(scratch + maps);
     nnkit_parallel(g->threads, g->bands, FN(first_layer_forward_task), &f);
     return 0;
 }
@@ -321,7 +344,7 @@ KERNEL int FN(convolve_first_layer_weight)(const nnkit_window *w, const real *x,
                                            real *dbias)
 {
     enum { PARTS = 16, PARTIAL = (16 << 20) / REAL_BYTES };
-    FN(first_layer_weight) f = {.g = FN(describe_first_layer)(w, x), .dout = dout};
+    FN(first_layer_weight) f = {.g = FN(describe_first_layer)(w, x, 1), .dout = dout};
     FN(first_layer) *g = &f.g;
     f.entries = CEIL_DIV(g->depth, ROWS) * ROWS;
     f.parts = MIN(MIN(g->bands, PARTS), PARTIAL / (g->vectors * f.entries * LANES));

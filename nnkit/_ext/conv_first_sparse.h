@@ -203,7 +203,7 @@ KERNEL void FN(reduce_sparse_task)(void *job, ptrdiff_t channel, int thread)
 KERNEL int FN(sparse_gradient_pays)(const nnkit_window *w, const real *dout)
 {
     enum { PIECES = 64, PIECE = 16 };  /* pixels */
-    const FN(first_layer) g = FN(describe_first_layer)(w, NULL);
+    const FN(first_layer) g = FN(describe_first_layer)(w, NULL, 1);
     const ptrdiff_t pixels = w->batch * w->out_height * w->out_width, pieces = MIN(PIECES, pixels);
     const ptrdiff_t length = MIN(PIECE, pixels / pieces) * w->out_channels;
     const nnkit_matrix sample = {dout, pixels / pieces * w->out_channels, 1};
@@ -217,7 +217,7 @@ KERNEL int FN(convolve_first_layer_sparse)(const nnkit_window *w, const real *x,
                                            real *dbias)
 {
     enum { PARTS = 16, PARTIAL = (16 << 20) / REAL_BYTES };
-    FN(sparse_gradient) f = {.g = FN(describe_first_layer)(w, x), .dout = dout,
+    FN(sparse_gradient) f = {.g = FN(describe_first_layer)(w, x, 1), .dout = dout,
                              .width = CEIL_DIV(w->kernel_x * w->channels, LANES)};
     FN(first_layer) *g = &f.g;
     const ptrdiff_t size = w->out_channels * w->kernel_y * f.width * LANES;

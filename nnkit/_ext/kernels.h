@@ -38,6 +38,9 @@ typedef struct {
     int (*conv2d_algorithm)(const nnkit_window *w, int algorithm, int pass);  /* what would be used; never AUTO */
     int (*conv2d_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight, const void *bias,
                           int relu, void *out);
+    /* `out` and `codes`, or NULL, are of windows of side x side, side by side; 1 where this is no gain. */
+    int (*conv2d_pool_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight,
+                               const void *bias, int relu, ptrdiff_t side, void *out, uint8_t *codes);
     int (*conv2d_backward_input)(const nnkit_window *w, int algorithm, const void *dout, const void *weight, void *dx);
     int (*conv2d_backward_weight)(const nnkit_window *w, int algorithm, const void *x, const void *dout, void *dweight,
                                   void *dbias);

@@ -3,6 +3,7 @@
 
 #include "gemm_sparse.h"
 #include "gemm.h"
+#include "pool.h"
 #include "conv.h"
 #include "conv_weight.h"
 #include "conv_first.h"
@@ -12,7 +13,6 @@
 #include "winograd.h"
 #include "winograd_weight.h"
 #include "conv_algorithm.h"
-#include "pool.h"
 #include "activation.h"
 #include "norm.h"
 #include "loss.h"
@@ -24,7 +24,7 @@
 #undef LANES
 
 #define TABLE_OF(type) { \
-    gemm_##type, column_sums_##type, conv2d_algorithm_##type, conv2d_forward_##type, \
+    gemm_##type, column_sums_##type, conv2d_algorithm_##type, conv2d_forward_##type, conv2d_pool_forward_##type, \
     conv2d_backward_input_##type, conv2d_backward_weight_##type, \
     max_pool2d_forward_##type, max_pool2d_backward_##type, \
     batch_norm_statistics_##type, batch_norm_apply_##type, batch_norm_backward_##type, \

@@ -36,7 +36,15 @@ INLINE real FN(pool_one)(const nnkit_window *w, FN(taps) t, const real *corner, 
     return best;
 }
 
-/* The same for LANES channels at once. */
+/* Let a value, whose place in its window is `code`, take part in a maximum. */
+INLINE void FN(pool_value)(vec value, integer code, vec *best, FN(integers) *where)
+{
+    FN(integers) better = ~(value <= *best) & (*best == *best);  /* larger, or the first NaN */
+    *best = (vec)(((FN(integers))value & better) | ((FN(integers))*best & ~better));
+    *where = (code & better) | (*where & ~better);
+}
+
+/* The same as pool_one for LANES channels at once. */
 INLINE vec FN(pool_lanes)(FN(taps) t, const real *corner, ptrdiff_t row, ptrdiff_t pixel, ptrdiff_t kernel_x,
                           FN(integers) *code)
 {
@@ -45,12 +53,8 @@ INLINE vec FN(pool_lanes)(FN(taps) t, const real *corner, ptrdiff_t row, ptrdiff
     UNROLL
     for (ptrdiff_t i = t.low_i; i < t.high_i; i++)
         UNROLL
-        for (ptrdiff_t j = t.low_j; j < t.high_j; j++) {
-            vec value = FN(load)(corner + i * row + j * pixel);
-            FN(integers) better = ~(value <= best) & (best == best);  /* larger, or the first NaN */
-            best = (vec)(((FN(integers))value & better) | ((FN(integers))best & ~better));
-            where = ((integer)(i * kernel_x + j) & better) | (where & ~better);
-        }
+        for (ptrdiff_t j = t.low_j; j < t.high_j; j++)
+            FN(pool_value)(FN(load)(corner + i * row + j * pixel), (integer)(i * kernel_x + j), &best, &where);
     *code = where;
     return best;
 }
@@ -95,23 +99,30 @@ INLINE int FN(common_side)(const nnkit_window *w, FN(taps) t)
     return square && t.high_i == w->kernel_x && (w->kernel_x == 2 || w->kernel_x == 3) ? (int)w->kernel_x : 0;
 }
 
-/* Row `index` (over all images) of the output. */
-KERNEL void FN(pool_forward_task)(void *job, ptrdiff_t index, int thread)
+/* Row `index` (over all images) of the output, from windows whose first row is row `top` of the image, stored at
+   `first`. */
+KERNEL void FN(pool_row)(const FN(pooling) *p, ptrdiff_t index, ptrdiff_t top, const real *first)
 {
-    (void)thread;
-    const FN(pooling) *p = job;
     const nnkit_window *w = p->w;
-    ptrdiff_t n = index / w->out_height, top = index % w->out_height * w->stride_y - w->pad_y;
     for (ptrdiff_t x = 0; x < w->out_width; x++) {
         ptrdiff_t left = x * w->stride_x - w->pad_x, place = (index * w->out_width + x) * w->channels;
         FN(taps) t = FN(inside)(w, top, left);
-        const real *corner = p->in + ((n * w->height + top) * w->width + left) * w->channels;
+        const real *corner = first + left * w->channels;
         switch (FN(common_side)(w, t)) {
         case 2: FN(pool_pixel)(p, (FN(taps)){0, 2, 0, 2}, 2, corner, place); break;
         case 3: FN(pool_pixel)(p, (FN(taps)){0, 3, 0, 3}, 3, corner, place); break;
         default: FN(pool_pixel)(p, t, w->kernel_x, corner, place);
         }
     }
+}
+
+KERNEL void FN(pool_forward_task)(void *job, ptrdiff_t index, int thread)
+{
+    (void)thread;
+    const FN(pooling) *p = job;
+    const nnkit_window *w = p->w;
+    ptrdiff_t n = index / w->out_height, top = index % w->out_height * w->stride_y - w->pad_y;
+    FN(pool_row)(p, index, top, p->in + (n * w->height + top) * w->width * w->channels);
 }
 
 INLINE ptrdiff_t FN(code_at)(const FN(pooling) *p, ptrdiff_t place)

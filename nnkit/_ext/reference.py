@@ -56,6 +56,19 @@ def conv2d_forward(x, weight, bias, out, stride, padding, algorithm="auto", relu
         np.maximum(out, 0, out=out)
 
 
+def conv2d_pool_forward(x, weight, bias, out, codes, stride, padding, side, algorithm="auto", relu=False):
+    """conv2d_forward and then max_pool2d_forward, by windows of side x side that lie side by side; codes may be None.
+
+    Return whether this was done: the compiled kernels leave it where the two one after the other are as fast.
+    """
+    axes = zip(x.shape[1:3], padding, weight.shape[2:], stride, strict=True)
+    size = [(length + 2 * p - k) // step + 1 for length, p, k, step in axes]
+    maps = np.empty((len(x), *size, len(weight)), x.dtype)
+    conv2d_forward(x, weight, bias, maps, stride, padding, algorithm)
+    max_pool2d_forward(maps, out, codes, (side, side), (side, side), (0, 0), relu)
+    return True
+
+
 def conv2d_backward_input(dout, weight, dx, stride, padding, algorithm="auto"):
     """Gradient of conv2d with respect to its input: overwrites dx (N, H, W, I) from dout (N, OH, OW, O)."""
     n, height, width, channels = dx.shape

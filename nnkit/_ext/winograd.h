@@ -14,9 +14,11 @@ typedef struct {
     int m, relu, by_panels;                              /* by_panels: a task is a panel, not a block */
     const real *in, *bias, *zeros;
     real *out;
+    const FN(pooling) *pool;                             /* of 2 x 2 outputs, in a tile's registers; NULL: none */
     ptrdiff_t height, width, pad_y, pad_x;               /* of the input; the padding may be negative */
     ptrdiff_t depth, pixel;                              /* channels; how far apart pixels are */
     ptrdiff_t out_height, out_width, out_channels;
+    ptrdiff_t stored_height, stored_width;               /* of the output, pooled or not */
     ptrdiff_t tiles_y, tiles_x, tiles, block, panels;    /* tiles of an image, of the batch, of a block */
     ptrdiff_t u_point, v_tile, v_point, m_point;         /* how far apart points and tiles are */
     const real *weight;                                  /* (out, in, 3, 3) of the layer, whichever way we go ... */
@@ -125,15 +127,16 @@ KERNEL void FN(multiply_points)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t 
         }
 }
 
-/* Store a tile of outputs, m x m if `whole`, or else what of it lies in the image; `count` channels. */
-INLINE void FN(store_outputs)(int m, int whole, const vec *y, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t count,
-                              real *out, ptrdiff_t row_pitch, ptrdiff_t column_pitch)
+/* Store m x m numbers of each of LANES channels, or what of them lies in the image; `count` channels. */
+INLINE void FN(store_outputs)(int m, const FN(tiling) *t, const vec *y, ptrdiff_t rows, ptrdiff_t columns,
+                              ptrdiff_t count, real *out)
 {
+    const int whole = rows >= m && columns >= m && count == LANES;
     UNROLL
     for (int i = 0; i < m; i++)
         UNROLL
         for (int j = 0; j < m; j++) {
-            real *place = out + i * row_pitch + j * column_pitch;
+            real *place = out + (i * t->stored_width + j) * t->out_channels;
             if (whole)
                 FN(store)(place, y[i * m + j]);
             else if (i < rows && j < columns)
@@ -141,43 +144,81 @@ INLINE void FN(store_outputs)(int m, int whole, const vec *y, ptrdiff_t rows, pt
         }
 }
 
-/* One vector of channels of one tile, from M to the output. */
+/* The maxima of a tile's windows of 2 x 2 take the place of the first of its outputs. */
+INLINE void FN(pool_tile)(int m, vec *y, FN(integers) *codes)
+{
+    UNROLL
+    for (int i = 0; i < m / 2; i++)
+        UNROLL
+        for (int j = 0; j < m / 2; j++) {
+            vec best = (vec){0} - (real)INFINITY;
+            FN(integers) where = {0};
+            UNROLL
+            for (int k = 0; k < 4; k++)
+                FN(pool_value)(y[(2 * i + k / 2) * m + 2 * j + k % 2], (integer)k, &best, &where);
+            y[i * (m / 2) + j] = best;
+            codes[i * (m / 2) + j] = where;
+        }
+}
+
+/* Store the codes of m x m maxima likewise. */
+INLINE void FN(store_codes)(int m, const FN(tiling) *t, const FN(integers) *codes, ptrdiff_t rows, ptrdiff_t columns,
+                            ptrdiff_t count, ptrdiff_t place)
+{
+    for (int i = 0; i < MIN(m, rows); i++)
+        for (int j = 0; j < MIN(m, columns); j++) {
+            ptrdiff_t at = place + (i * t->stored_width + j) * t->out_channels;
+            if (count == LANES)
+                FN(store_code)(t->pool, at, codes[i * m + j]);
+            else
+                for (ptrdiff_t c = 0; c < count; c++)
+                    ((uint8_t *)t->pool->codes)[at + c] = (uint8_t)codes[i * m + j][c];
+        }
+}
+
+/* One vector of channels of one tile, from M to the output; `rows` and `columns` are left there. */
 INLINE void FN(scatter_channels)(int m, const FN(tiling) *t, const real *products, vec bias, ptrdiff_t rows,
                                  ptrdiff_t columns, ptrdiff_t count, real *out)
 {
-    ptrdiff_t column_pitch = t->out_channels, row_pitch = t->out_width * column_pitch;
     vec sums[POINTS(4)], y[4 * 4];
+    FN(integers) codes[2 * 2];
     FOR_POINTS(m, p) sums[p] = FN(load)(products + p * t->m_point);
     FN(transform_output)(m, sums, y);
     UNROLL
     for (int i = 0; i < m * m; i++)
         y[i] += bias;
+    if (t->pool)
+        FN(pool_tile)(m, y, codes);
     if (t->relu)
         UNROLL
         for (int i = 0; i < m * m; i++)
             y[i] = FN(rectify)(y[i]);
-    if (rows >= m && columns >= m && count == LANES)
-        FN(store_outputs)(m, 1, y, m, m, LANES, out, row_pitch, column_pitch);
-    else
-        FN(store_outputs)(m, 0, y, rows, columns, count, out, row_pitch, column_pitch);
+    if (!t->pool) {
+        FN(store_outputs)(m, t, y, rows, columns, count, out);
+        return;
+    }
+    FN(store_outputs)(m / 2, t, y, rows, columns, count, out);
+    if (t->pool->codes)
+        FN(store_codes)(m / 2, t, codes, rows, columns, count, out - t->out);
 }
 
 /* The outputs of a block's tiles in one panel, from M. */
 INLINE void FN(scatter)(int m, const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t count,
                         const real *products)
 {
-    ptrdiff_t width = MIN(PANEL, t->out_channels - panel * PANEL);
+    ptrdiff_t width = MIN(PANEL, t->out_channels - panel * PANEL), side = t->pool ? 2 : 1;
     real bias[PANEL] = {0};
     if (t->bias)
         memcpy(bias, t->bias + panel * PANEL, sizeof(real) * width);
     for (ptrdiff_t i = 0; i < count; i++, products += PANEL) {
         FN(corner) corner = FN(tile_corner)(t, first + i);
-        ptrdiff_t pixel = (corner.image * t->out_height + corner.y) * t->out_width + corner.x;
-        real *out = t->out + pixel * t->out_channels + panel * PANEL;
+        ptrdiff_t y = corner.y / side, x = corner.x / side;
+        real *out = t->out + ((corner.image * t->stored_height + y) * t->stored_width + x) * t->out_channels
+                    + panel * PANEL;
         for (ptrdiff_t c = 0; c < width; c += LANES) {
             ptrdiff_t at = MAX(MIN(c, width - LANES), 0);  /* as in `gather` */
-            FN(scatter_channels)(m, t, products + at, FN(load)(bias + at), t->out_height - corner.y,
-                                 t->out_width - corner.x, MIN(width, LANES), out + at);
+            FN(scatter_channels)(m, t, products + at, FN(load)(bias + at), t->stored_height - y, t->stored_width - x,
+                                 MIN(width, LANES), out + at);
         }
     }
 }
@@ -298,7 +339,7 @@ KERNEL FN(tiling) FN(cut_tiles)(const nnkit_window *w, int m, int back)
 }
 
 KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, const real *weight, const real *bias,
-                                 int relu, real *out, int back)
+                                 int relu, real *out, const FN(pooling) *pool, int back)
 {
     FN(tiling) t = FN(cut_tiles)(w, m, back);
     ptrdiff_t blocks = CEIL_DIV(t.tiles, t.block), points = POINTS(m);
@@ -311,7 +352,9 @@ KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, c
     char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;
-    t.in = in, t.bias = bias, t.relu = relu, t.out = out;
+    t.in = in, t.bias = bias, t.relu = relu, t.out = out, t.pool = pool;
+    t.stored_height = pool ? pool->w->out_height : t.out_height;
+    t.stored_width = pool ? pool->w->out_width : t.out_width;
     t.weight = weight, t.back = back;
     t.zeros = memset(scratch + zeros, 0, sizeof(real) * t.depth);
     t.u = t.v = (real *)(scratch + shared), t.own = (real *)(scratch + own);

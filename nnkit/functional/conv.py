@@ -7,6 +7,8 @@ import numpy as np
 from nnkit._ext import kernels, memory
 from nnkit.errors import UsageError, did_you_mean
 from nnkit.functional import _arrays
+from nnkit.functional._arrays import Pair
+from nnkit.functional.pool import max_pool2d_backward
 
 _ALGORITHMS = ("auto", "direct", "winograd2", "winograd4")
 _algorithm = "auto"
@@ -74,6 +76,8 @@ def conv2d_forward(
     padding: int | tuple[int, int] = 0,
     algorithm: str | None = None,
     relu: bool = False,
+    pool: int = 1,
+    training: bool = True,
 ) -> tuple[np.ndarray, Any]:
     """Slide kernels over images.
 
@@ -91,10 +95,16 @@ def conv2d_forward(
         For this call and its backward pass; what `set_conv_algorithm` says, if left out.
     relu : bool, default False
         Rectify the output in the same pass.
+    pool : int, default 1
+        Take the maximum of each window of pool × pool outputs, side by side: the same numbers as `max_pool2d_forward`
+        behind it. Where the algorithm has a window's outputs at hand together, they are not stored at all.
+    training : bool, default True
+        Whether there will be a way back, for which the maxima's places are noted; without it, the cache of a pooled
+        convolution is of no use.
 
     Returns
     -------
-    out : ndarray of shape (N, O, OH, OW)
+    out : ndarray of shape (N, O, OH // pool, OW // pool)
         In channels-last storage, with `OH = (H + 2 * padding - KH) // stride + 1`.
     cache : what `conv2d_backward` needs
 
@@ -123,12 +133,41 @@ def conv2d_forward(
     if bias is not None:
         _arrays.check_shape("conv2d", "bias", bias, weight.shape[:1])
         bias = np.ascontiguousarray(bias)
+    if not 1 <= pool <= 16:
+        raise UsageError(f"conv2d: expected pool from 1 to 16, got {pool!r}")
     weight = np.ascontiguousarray(weight)
     size = _arrays.window_output("conv2d", nhwc.shape[1:3], weight.shape[2:], stride, padding)
-    out = memory.empty((nhwc.shape[0], *size, weight.shape[0]), nhwc.dtype)
-    kernels.conv2d_forward(nhwc, weight, bias, out, stride, padding, algorithm, relu=relu)
-    options, rectified = (stride, padding, algorithm), out if relu else None
-    return _arrays.channels_first(out), (nhwc, weight, bias is not None, options, out.shape, rectified)
+    shape, options, pooling = (nhwc.shape[0], *size, weight.shape[0]), (stride, padding, algorithm), None
+    if pool == 1:
+        out = memory.empty(shape, nhwc.dtype)
+        kernels.conv2d_forward(nhwc, weight, bias, out, *options, relu=relu)
+    else:
+        out, pooling = _pooled_forward(nhwc, weight, bias, shape, options, relu, pool, training)
+    rectified = out if relu and pool == 1 else None
+    return _arrays.channels_first(out), (nhwc, weight, bias is not None, options, shape, rectified, pooling)
+
+
+def _pooled_forward(
+    nhwc: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    shape: tuple[int, ...],
+    options: tuple[Pair, Pair, str],
+    relu: bool,
+    pool: int,
+    training: bool,
+) -> tuple[np.ndarray, Any]:
+    """Convolve and pool by one kernel or, where there is none for these arrays, by two; return the pooling's cache."""
+    window, padding = (pool, pool), (0, 0)
+    n, height, width, channels = shape
+    size = _arrays.window_output("conv2d", (height, width), window, window, padding)
+    out = memory.empty((n, *size, channels), nhwc.dtype)
+    codes = memory.empty(out.shape, np.uint8) if training else None
+    if not kernels.conv2d_pool_forward(nhwc, weight, bias, out, codes, *options[:2], pool, options[2], relu):
+        maps = memory.empty(shape, nhwc.dtype)
+        kernels.conv2d_forward(nhwc, weight, bias, maps, *options)
+        kernels.max_pool2d_forward(maps, out, codes, window, window, padding, relu)
+    return out, (codes, shape, nhwc.dtype, window, window, padding, out if relu else None)
 
 
 def conv2d_backward(
@@ -138,7 +177,7 @@ def conv2d_backward(
 
     Parameters
     ----------
-    dout : ndarray of shape (N, O, OH, OW)
+    dout : ndarray like the output
     cache : from `conv2d_forward`
     dweight, dbias : ndarray, optional
         Where to write these gradients; new arrays where left out.
@@ -164,7 +203,7 @@ def conv2d_backward_input(dout: np.ndarray, cache: Any) -> np.ndarray:
 
     Parameters
     ----------
-    dout : ndarray of shape (N, O, OH, OW)
+    dout : ndarray like the output
     cache : from `conv2d_forward`
 
     Returns
@@ -181,7 +220,7 @@ def conv2d_backward_params(
 
     Parameters
     ----------
-    dout : ndarray of shape (N, O, OH, OW)
+    dout : ndarray like the output
     cache : from `conv2d_forward`
     dweight, dbias : ndarray, optional
 
@@ -211,7 +250,9 @@ def _backward_params(
 
 
 def _gradient(dout: np.ndarray, cache: Any) -> np.ndarray:
-    """Return dout, checked, in channels-last storage and taken back through the ReLU."""
-    nhwc, *_, (n, height, width, channels), rectified = cache
+    """Return dout, checked, in channels-last storage and taken back through pooling and ReLU."""
+    nhwc, *_, (n, height, width, channels), rectified, pooling = cache
+    if pooling is not None:
+        dout = max_pool2d_backward(dout, pooling)
     gradient = _arrays.upstream("conv2d", dout, (n, channels, height, width), nhwc.dtype)
     return _arrays.before_relu(_arrays.channels_last("conv2d", gradient), rectified)

@@ -62,12 +62,23 @@ class Conv2d(Layer):
         initialise(self, (self.out_channels, channels, *self.kernel_size), rng)
         return (self.out_channels, *size)
 
-    def forward(self, x: np.ndarray, training: bool = False, *, relu: bool = False) -> np.ndarray:
-        """Map (N, in_channels, H, W) to (N, out_channels, OH, OW); `relu` is for a model that fuses the ReLU behind."""
+    def forward(self, x: np.ndarray, training: bool = False, *, relu: bool = False, pool: int = 1) -> np.ndarray:
+        """Map (N, in_channels, H, W) to (N, out_channels, OH, OW).
+
+        `relu` and `pool` are for a model that fuses the ReLU and the max pooling behind.
+        """
         x = self._checked(x)
         weight, bias = self.params["weight"], self.params.get("bias")
         out, cache = functional.conv2d_forward(
-            x, weight, bias, stride=self.stride, padding=self.padding, algorithm=self.algorithm, relu=relu
+            x,
+            weight,
+            bias,
+            stride=self.stride,
+            padding=self.padding,
+            algorithm=self.algorithm,
+            relu=relu,
+            pool=pool,
+            training=training,
         )
         if training:
             self.keep(cache)

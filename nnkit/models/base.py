@@ -358,6 +358,8 @@ class Model(Layer):
         examples = np.asarray(x)
         if examples.shape[1:] != self.input_shape:
             raise ValueError(f"{self.label}: expected an input of shape (N, *{self.input_shape}), got {examples.shape}")
+        if 0 < len(examples) <= batch_size:  # nothing to put together: that would show at batches of one
+            return self.forward(examples).astype(self.dtype, order="C")  # a copy: it may be a view of x
         scores = np.empty((len(examples), *self.output_shape), self.dtype)
         for start in range(0, len(examples), batch_size):
             scores[start : start + batch_size] = self.forward(examples[start : start + batch_size])

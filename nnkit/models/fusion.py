@@ -86,8 +86,23 @@ def _product_relu(product: Layer, relu: Layer) -> list[Step]:
     return [Fused((product, relu), product, {"relu": True})]
 
 
-def _conv_relu_pool(conv: Layer, relu: Layer, pool: Layer) -> list[Step]:
-    return [conv, *_relu_pool(relu, pool)]  # rectifying what is left after pooling is the least work
+def _conv_relu_pool(conv: Layer, relu: Layer, pool: Any) -> list[Step]:
+    side = _side_by_side(pool)
+    if side is None:
+        return [conv, *_relu_pool(relu, pool)]  # rectifying what is left after pooling is the least work
+    return [Fused((conv, relu, pool), conv, {"relu": True, "pool": side})]
+
+
+def _conv_pool(conv: Layer, pool: Any) -> list[Step]:
+    side = _side_by_side(pool)
+    return [conv, pool] if side is None else [Fused((conv, pool), conv, {"pool": side})]
+
+
+def _side_by_side(pool: MaxPool2d) -> int | None:
+    """Return the side of windows that a convolution can pool by: square ones, without overlap, gaps or padding."""
+    side = pool.kernel_size[0]
+    fits = pool.kernel_size == pool.stride == (side, side) and pool.padding == (0, 0) and 1 < side <= 16
+    return side if fits else None
 
 
 def _relu_pool(relu: Layer, pool: Layer) -> list[Step]:
@@ -99,6 +114,7 @@ _GELU_FORMS = {"none": "gelu", "tanh": "gelu_tanh"}
 # Neighbours, and the steps that they become. The first rule that fits is taken: a longer one stands before its parts.
 _RULES: list[tuple[tuple[type[Layer], ...], Callable[..., list[Step]]]] = [
     ((Conv2d, ReLU, MaxPool2d), _conv_relu_pool),
+    ((Conv2d, MaxPool2d), _conv_pool),
     ((Conv2d, ReLU), _product_relu),
     ((Linear, ReLU), _product_relu),
     ((BatchNorm, ReLU), _norm_activation),

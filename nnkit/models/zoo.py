@@ -34,17 +34,21 @@ def mlp(
     num_classes: int,
     *,
     hidden: Sequence[int] = (512,),
+    depth: int = 1,
     activation: str = "relu",
     batch_norm: bool = False,
     dropout: float = 0.0,
     weight_init: str = _DEFAULT,
 ) -> Sequential:
-    """Fully connected layers: flatten, then linear – (batch norm) – activation – (dropout) for each hidden size.
+    """Fully connected layers: flatten, then linear – (batch norm) – activation – (dropout) for each hidden layer.
 
     Parameters
     ----------
     num_classes : int
     hidden : sequence of int, default (512,)
+        Sizes of the hidden layers.
+    depth : int, default 1
+        How many layers there are of each size.
     activation : str, default "relu"
         relu, leaky_relu, gelu, silu, sigmoid or tanh.
     batch_norm : bool, default False
@@ -64,15 +68,18 @@ def mlp(
     >>> model.num_parameters
     401795
     """
+    if depth < 1:
+        raise UsageError(f"mlp: expected depth >= 1, got {depth}")
     net: dict[str, Layer] = {"flatten": Flatten()}
-    for i, size in enumerate(hidden, 1):
+    sizes = [size for size in hidden for _ in range(depth)]
+    for i, size in enumerate(sizes, 1):
         net[f"fc{i}"] = Linear(size, weight_init=weight_init)
         if batch_norm:
             net[f"bn{i}"] = BatchNorm()
         net[f"act{i}"] = _activation(activation)
         if dropout:
             net[f"drop{i}"] = Dropout(dropout)
-    net[f"fc{len(hidden) + 1}"] = Linear(num_classes, weight_init=weight_init)
+    net[f"fc{len(sizes) + 1}"] = Linear(num_classes, weight_init=weight_init)
     return Sequential(net)
 
 

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnkit.plots.style import FAINT, INK, ORANGE, headed_figure, in_house_style, one_line_names, shorten, whole_percent
+from nnkit.plots.style import (
+    FAINT,
+    INK,
+    ORANGE,
+    headed_axes,
+    headed_figure,
+    in_house_style,
+    one_line_names,
+    shorten,
+    whole_percent,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,11 +26,15 @@ _MANY_CLASSES = 25  # above it, cells are too small for text
 _BLUES = ("#FFFFFF", "#9CCBE8", "#0072B2", "#005383")  # right
 _ORANGES = ("#FFFFFF", "#F6C39E", "#C45500")  # wrong
 _LONGEST_NAME = 18
+_MOST_NAMES = 100  # along an axis; of more classes, every second, third ... is named
+_WIDEST = 11.5  # inches
 _LEAST_SCALE = 0.1  # the darkest orange is never less than this rate, lest a good net look bad
 
 
 @in_house_style
-def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str] | None = None) -> "Figure":
+def confusion_matrix(
+    matrix: ArrayLike, class_names: Sequence[str] | None = None, *, ax: "Axes | None" = None
+) -> "Figure":
     """Draw a confusion matrix: each row's rates as colour, and as text where there is room for it.
 
     The diagonal (right) is blue, from 0% to 100%; the rest (mistakes) is orange, up to the most frequent one, so that
@@ -32,6 +46,8 @@ def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str] | None = None
         True classes in rows, predicted ones in columns, as `nnkit.metrics.confusion_matrix` gives it.
     class_names : sequence of str, optional
         By default the classes' numbers.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw the matrix, without the list of mistakes; by default in a figure of its own.
 
     Returns
     -------
@@ -54,27 +70,38 @@ def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str] | None = None
     if not np.issubdtype(counts.dtype, np.integer) or counts.min() < 0:
         raise ValueError(f"matrix: expected counts, integers from 0 up, got {counts.dtype} from {counts.min()} up")
     names = one_line_names(class_names, len(counts))
-    rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     mistakes = _most_frequent_mistakes(counts)
     many, longest = len(names) > _MANY_CLASSES, max(len(shorten(name, _LONGEST_NAME)) for name in names)
     cell = float(np.interp(len(names), [2, 3, 10, 25, 100], [1.5, 1.25, 0.62, 0.36, 0.115]))
+    cell = min(cell, _WIDEST / len(names))
     size = float(np.interp(len(names), [10, 25, 100], [9, 8, 5.5]))
     length = longest * size * 0.6 / 72  # of the longest name in inches
     turn = 90 if many else 45 if length > 0.9 * cell else 0
+    if ax is not None:
+        figure, axes = headed_axes(ax, 0, 0, *_matrix_finding(counts, names, mistakes))
+        box = axes.get_window_extent()
+        _draw_matrix(axes, counts, names, min(box.width, box.height) / figure.dpi, turn, size)
+        return figure
     left, bottom = 0.4 + length, 0.45 + {0: size / 72, 45: 0.71 * length + 0.1, 90: length}[turn]
     side = cell * len(names)
     panel_widths = [left + side + 0.9, 4.5] if many else [left + side + 0.9]
     figure = headed_figure(sum(panel_widths), side + bottom, *_matrix_finding(counts, names, mistakes))
     axes, *panels = figure.subplots(1, len(panel_widths), squeeze=False, width_ratios=panel_widths)[0]
     axes.set_anchor("N")
+    _draw_matrix(axes, counts, names, side, turn, size)
+    for panel in panels:
+        _draw_mistakes(panel, counts, mistakes, names)
+    return figure
+
+
+def _draw_matrix(axes: "Axes", counts: np.ndarray, names: list[str], side: float, turn: int, size: float) -> None:
+    """Draw the matrix, `side` inches wide, with its classes' names in type of that size, turned by so many degrees."""
+    rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     scale = max(float((rates * ~np.eye(len(names), dtype=bool)).max()), _LEAST_SCALE)
     _draw_rates(axes, rates, scale, side)
     _label_classes(axes, names, turn, size)
-    for panel in panels:
-        _draw_mistakes(panel, counts, mistakes, names)
-    if not many:
-        _write_cells(axes, counts, rates, scale, cell)
-    return figure
+    if len(names) <= _MANY_CLASSES:
+        _write_cells(axes, counts, rates, scale, side / len(names))
 
 
 def _most_frequent_mistakes(counts: np.ndarray) -> list[tuple[int, int]]:
@@ -121,8 +148,10 @@ def _draw_rates(axes: "Axes", rates: np.ndarray, scale: float, side: float) -> N
 def _label_classes(axes: "Axes", names: list[str], turn: int, size: float) -> None:
     count, labels = len(names), [shorten(name, _LONGEST_NAME) for name in names]
     style: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"} if turn == 45 else {"ha": "center"}
-    axes.set_xticks(range(count), labels, rotation=turn, fontsize=size, **style)
-    axes.set_yticks(range(count), labels, fontsize=size)
+    style |= {"fontsize": size, "parse_math": False}
+    every = -(-count // _MOST_NAMES)
+    axes.set_xticks(range(0, count, every), labels[::every], rotation=turn, **style)
+    axes.set_yticks(range(0, count, every), labels[::every], fontsize=size, parse_math=False)
     axes.set(xlabel="Predicted class", ylabel="True class")
     axes.tick_params(length=0)
     axes.tick_params(axis="x", pad=6 if turn == 45 else 4)
@@ -158,7 +187,7 @@ def _draw_mistakes(axes: "Axes", counts: np.ndarray, mistakes: list[tuple[int, i
     bars = axes.barh(places, values, height=0.55, color=ORANGE)
     axes.bar_label(bars, padding=4, fontsize=9, color=INK)
     axes.set_yticks(places, [f"{shorten(names[i], 16)} → {shorten(names[j], 16)}" for i, j in mistakes], fontsize=9)
-    axes.set_ylim(max(len(counts) / 3, 20) - 0.4, -0.6)  # bars stay slim beside a tall matrix
+    axes.set_ylim(min(max(len(counts) / 3, 20), 33) - 0.4, -0.6)  # bars stay slim beside a tall matrix
     axes.set(title="Most frequent mistakes (true → predicted)", xticks=[])
     axes.tick_params(length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkit.plots.style import BLUE, INK, MUTED, ORANGE, headed_figure, in_house_style
+from nnkit.plots.style import BLUE, GREEN, INK, MUTED, ORANGE, headed_axes, headed_figure, in_house_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,6 +58,111 @@ def training_curves(history: Any) -> "Figure":
     return figure
 
 
+@in_house_style
+def learning_rate(history: Any, *, ax: "Axes | None" = None) -> "Figure":
+    """Draw the learning rate over the epochs.
+
+    Parameters
+    ----------
+    history : History or mapping
+        `history["epoch"]` and `history["lr"]` are sequences of one value an epoch.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default in a figure of its own.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        When no epoch has ended yet.
+
+    Examples
+    --------
+    >>> from nnkit import plots
+    >>> plots.learning_rate({"epoch": [1, 2, 3], "lr": [0.001, 0.01, 0.0002]}).get_suptitle()
+    'The learning rate is highest in epoch 2: 0.01'
+    """
+    epochs, rates = _column(history, "lr")
+    first, last, top = rates[0], rates[-1], int(np.nan_to_num(rates, nan=-1).argmax())
+    title = f"The learning rate is highest in epoch {epochs[top]:.0f}: {rates[top]:.3g}"
+    if np.nanmin(rates) == np.nanmax(rates):
+        title = f"The learning rate is {first:.3g}" + " throughout" * (len(epochs) > 1)
+    elif top == 0:
+        title = f"The learning rate falls from {first:.3g} to {last:.3g}"
+    elif top == len(epochs) - 1:
+        title = f"The learning rate grows from {first:.3g} to {last:.3g}"
+    figure, axes = headed_axes(ax, 5.2, 2.6, title, "Of the last step of each epoch.")
+    _line(axes, epochs, rates)
+    axes.set(xlabel="Epoch", ylabel="Learning rate")
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+@in_house_style
+def gradient_norms(history: Any, *, ax: "Axes | None" = None) -> "Figure":
+    """Draw the length of the gradient over the epochs.
+
+    Parameters
+    ----------
+    history : History or mapping
+        `history["epoch"]` and `history["grad_norm"]` are sequences of one value an epoch.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default in a figure of its own.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        When no epoch has ended yet.
+
+    Examples
+    --------
+    >>> from nnkit import plots
+    >>> plots.gradient_norms({"epoch": [1, 2, 3], "grad_norm": [2.0, 1.0, 0.5]}).get_suptitle()
+    'The gradient shrinks from 2 to 0.5'
+    """
+    epochs, norms = _column(history, "grad_norm")
+    first, last, top = norms[0], norms[-1], int(np.nan_to_num(norms, nan=-1).argmax())
+    title = f"The gradient is between {np.nanmin(norms):.3g} and {np.nanmax(norms):.3g} long"
+    if len(epochs) == 1 or np.nanmin(norms) == np.nanmax(norms):
+        title = f"The gradient is {first:.3g} long"
+    elif norms[top] > 5 * np.nanmedian(norms) and top:  # in the first epoch, a long one is usual
+        title = f"The gradient leaps to {norms[top]:.3g} in epoch {epochs[top]:.0f}"
+    elif last < 0.6 * first:
+        title = f"The gradient shrinks from {first:.3g} to {last:.3g}"
+    elif last > 1.7 * first:
+        title = f"The gradient grows from {first:.3g} to {last:.3g}"
+    figure, axes = headed_axes(ax, 5.2, 2.6, title, "Of the last step of each epoch, before clipping.")
+    _line(axes, epochs, norms)
+    _scale(axes, norms)
+    axes.set(xlabel="Epoch", ylabel="Norm of the gradient")
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(bottom=0)
+    return figure
+
+
+def _column(history: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    epochs, values = finite(history["epoch"]), finite(history[name])
+    if not epochs.size:
+        raise ValueError("history: expected at least one epoch, got none")
+    if np.isnan(values).all():
+        raise ValueError(f"history: expected a number in {name}, got none")
+    return epochs, values
+
+
+def _line(axes: "Axes", epochs: np.ndarray, values: np.ndarray) -> None:
+    """Draw one curve that is neither of training nor of validation images."""
+    known = ~np.isnan(values)
+    axes.plot(epochs[known], values[known], color=GREEN, marker="o" if len(epochs) <= 30 else "", clip_on=False)
+    _label_epochs(axes, epochs)
+    axes.grid(visible=True)
+
+
 def finite(values: Sequence[float | None]) -> np.ndarray:
     """Return the values as float64, NaN in place of None and infinities."""
     array = np.array([math.nan if value is None else value for value in values], np.float64)
@@ -95,8 +200,6 @@ def _finding(epochs: np.ndarray, curves: list[np.ndarray], best: int | None) -> 
 def _curves_panel(
     axes: "Axes", epochs: np.ndarray, training: np.ndarray, validation: np.ndarray, best: int | None, form: str
 ) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     dots = len(epochs) <= 30
     styles = [("training", training, BLUE, "--", "o"), ("validation", validation, ORANGE, "-", "s")]
     for label, curve, color, dashes, marker in styles:
@@ -106,12 +209,9 @@ def _curves_panel(
     both = np.concatenate([training, validation])
     if form.endswith("%}"):
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
-    elif np.nanmin(both, initial=np.inf) > 0 and np.nanmax(both) > 30 * np.nanmin(both):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    margin = min(0.35 + 0.01 * (epochs[-1] - epochs[0]), 0.9)  # below 1, so that there is no tick at epoch 0
-    axes.set_xlim(epochs[0] - margin, epochs[-1] + margin)
+    else:
+        _scale(axes, both)
+    _label_epochs(axes, epochs)
     axes.grid(visible=True)
     if best is not None:
         axes.axvline(epochs[best], color=MUTED, linewidth=1, linestyle=":", zorder=1)
@@ -126,3 +226,18 @@ def _curves_panel(
             axes.set_title(
                 f"○ {form.format(validation[best])} in epoch {epochs[best]:.0f}", loc="right", weight="normal"
             )
+
+
+def _scale(axes: "Axes", values: np.ndarray) -> None:
+    """Make the scale logarithmic where the values are of different orders of magnitude."""
+    if np.nanmin(values, initial=np.inf) > 0 and np.nanmax(values) > 30 * np.nanmin(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _label_epochs(axes: "Axes", epochs: np.ndarray) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    margin = min(0.35 + 0.01 * (epochs[-1] - epochs[0]), 0.9)  # below 1, so that there is no tick at epoch 0
+    axes.set_xlim(epochs[0] - margin, epochs[-1] + margin)

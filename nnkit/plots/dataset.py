@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnkit.plots.images import _displayable
+from nnkit.plots.images import displayable
 from nnkit.plots.style import INK, UNDER, cell_grid, in_house_style, one_line_names, shorten, show_image
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def samples(
     columns = _COLUMNS - _COLUMNS % kinds if kinds < _COLUMNS else _COLUMNS  # a class stays in its column
     chosen = chosen[: len(chosen) // columns * columns or None]  # whole rows, if it is more than one
     figure, cells = cell_grid(len(chosen), min(columns, len(chosen)), 0.92, 0.26, title, _balance(labels, names))
-    for axes, image, label in zip(cells, _displayable(images[chosen]), labels[chosen], strict=True):
+    for axes, image, label in zip(cells, displayable(images[chosen]), labels[chosen], strict=True):
         show_image(axes, image)
         axes.annotate(shorten(names[label], 12), (0, 0), (0, -4), **UNDER, color=INK)
     return figure

@@ -120,7 +120,7 @@ def parallel_coordinates(columns: Mapping[str, Sequence[Any]], scores: ArrayLike
     scales = [_Scale(values, name in logs) for name, values in columns.items()]
     accuracy = _Scale(y, False, percent=True)
     heights = np.array([scale.heights for scale in [*scales, accuracy]])
-    colors, places = _colors(), range(len(heights))
+    colors, places = score_colors(), range(len(heights))
     shade = (y - y.min()) / (np.ptp(y) or 1.0)
     for index in np.argsort(y, kind="stable"):
         axes.plot(places, heights[:, index], color=colors(shade[index]), linewidth=1.1, alpha=0.9)
@@ -255,7 +255,7 @@ def _levels(axes: "Axes", xs: np.ndarray, ys: np.ndarray, values: np.ndarray) ->
     x_levels, column = np.unique(xs, return_inverse=True)
     y_levels, row = np.unique(ys, return_inverse=True)
     cells = _best_of_each(row, column, values, (len(y_levels), len(x_levels)))
-    mesh = axes.imshow(cells, cmap=_colors(), origin="lower", aspect="auto", interpolation="nearest")
+    mesh = axes.imshow(cells, cmap=score_colors(), origin="lower", aspect="auto", interpolation="nearest")
     middle = (np.nanmin(cells) + np.nanmax(cells)) / 2
     for (i, j), cell in np.ndenumerate(cells):
         if np.isnan(cell):
@@ -278,8 +278,8 @@ def _cells(axes: "Axes", xs: np.ndarray, ys: np.ndarray, values: np.ndarray, x_l
     row = np.clip(np.searchsorted(y_edges, ys, "right") - 1, 0, count - 1)
     cells = _best_of_each(row, column, values, (count, count))
     norm = Normalize(values.min(), values.max())
-    mesh = axes.pcolormesh(x_edges, y_edges, cells, cmap=_colors(), norm=norm, alpha=0.75, linewidth=0)
-    axes.scatter(xs, ys, c=values, cmap=_colors(), norm=norm, s=26, edgecolors="white", linewidths=0.8, zorder=3)
+    mesh = axes.pcolormesh(x_edges, y_edges, cells, cmap=score_colors(), norm=norm, alpha=0.75, linewidth=0)
+    axes.scatter(xs, ys, c=values, cmap=score_colors(), norm=norm, s=26, edgecolors="white", linewidths=0.8, zorder=3)
     best = int(values.argmax())
     axes.plot(xs[best], ys[best], "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, zorder=4)
     axes.set_xscale("log" if x_log else "linear")
@@ -335,7 +335,8 @@ class _Scale:
         self.ticks = [(float(h), form.format(v)) for h, v in zip(heights, levels, strict=True)]
 
 
-def _colors() -> "Colormap":
+def score_colors() -> "Colormap":
+    """Return the colours of scores, from the worst to the best."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("score", _SCALE)

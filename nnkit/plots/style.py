@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette for every kind of colour vision
+GREEN, PINK = "#009E73", "#CC79A7"  # of the same, for what is neither right nor wrong
 INK, MUTED, FAINT = "#1F2328", "#656D76", "#D8DEE4"
 
 _STYLE = {
@@ -65,6 +66,8 @@ def in_house_style(draw: Callable[_P, "Figure"]) -> Callable[_P, "Figure"]:
         with matplotlib.style.context(["default", _STYLE]):
             figure = draw(*args, **kwargs)
             for axes in figure.axes:
+                if not axes.axison:
+                    continue  # has none, and many take long to make
                 for axis in (axes.xaxis, axes.yaxis):  # ticks take their style when they are made, which is late
                     axis.get_major_ticks(), axis.get_minor_ticks()
             return figure
@@ -74,6 +77,8 @@ def in_house_style(draw: Callable[_P, "Figure"]) -> Callable[_P, "Figure"]:
 
 def save(figure: "Figure", path: str | PathLike[str]) -> Path:
     """Write a figure to a file of the type that its ending names; the file appears whole or not at all.
+
+    A PNG says the figure's heading in its metadata, for those who do not see it: "Title" and "Description".
 
     Parameters
     ----------
@@ -104,7 +109,7 @@ def save(figure: "Figure", path: str | PathLike[str]) -> Path:
     if kind not in known:
         raise ValueError(f"{path}: expected a name that ends in one of {', '.join(sorted(known))}, got {path.suffix!r}")
     with house_style(), atomic_path(path) as temporary:
-        figure.savefig(temporary, format=kind)
+        figure.savefig(temporary, format=kind, metadata=_heading(figure) if kind == "png" else None)
     return path
 
 
@@ -117,6 +122,11 @@ def house_style() -> Iterator[None]:
         # A class name in a script that the font lacks is drawn as boxes; that is no reason to fail.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
+
+
+def _heading(figure: "Figure") -> dict[str, str]:
+    title, *others = [figure.get_suptitle(), *(text.get_text() for text in figure.texts[1:2])]
+    return {"Title": title, "Description": " ".join(others)} if title else {}
 
 
 def headed_figure(width: float, height: float, title: str, subtitle: str = "") -> "Figure":
@@ -142,6 +152,22 @@ def headed_figure(width: float, height: float, title: str, subtitle: str = "") -
     line = figure.text(margin / width, 1 - second / total, subtitle, va="top", size=small, color=MUTED)
     line.set_in_layout(False)
     return figure
+
+
+def headed_axes(
+    ax: "Axes | None", width: float, height: float, title: str, subtitle: str = "", *, legend: bool = False
+) -> tuple["Figure", "Axes"]:
+    """Return what to draw in: the axes given, with the title above them, or those of a new figure under a heading.
+
+    With `legend`, there is room for one line between the title and the axes.
+    """
+    if ax is None:
+        figure = headed_figure(width, height, title, subtitle)
+        return figure, figure.subplots()
+    room = ax.get_window_extent().width / ax.figure.dpi * 72
+    size = min(10.0, room / (0.69 * len(title)))
+    ax.set_title(title, size=size, pad=24 if legend else None, parse_math=False)
+    return cast("Figure", ax.get_figure()), ax
 
 
 def cell_grid(

@@ -49,7 +49,7 @@ def filters(
     >>> plots.filters(np.ones((32, 3, 7, 7))).get_suptitle()
     'What the first layer looks for: 32 filters of 7×7 pixels'
     """
-    kernels = np.nan_to_num(_as_kernels(np.asarray(weight, np.float64), input_shape))
+    kernels = _as_kernels(np.asarray(weight), input_shape)
     total, channels, height, width = kernels.shape
     linear = np.ndim(weight) == 2
     classifies = linear and class_names is not None and len(class_names) == total
@@ -57,19 +57,23 @@ def filters(
     kind = "templates" if linear else "filters"
     title = f"What the first layer looks for: {total} {kind} of {height}×{width} pixels"
     notes = ["Gray is zero; each is scaled by its largest weight."]
+    chosen = np.arange(total)
+    if total > _MOST_FILTERS:  # first of all, as there may be a gigabyte of them
+        strength = np.nan_to_num(np.einsum("ochw,ochw->o", kernels, kernels))
+        strongest = np.argsort(-strength, kind="stable")
+        chosen = np.sort(strongest[:_MOST_FILTERS])
+    kernels = np.nan_to_num(kernels[chosen].astype(np.float64))
     if channels not in (1, 3):
         kernels, notes = kernels.mean(axis=1, keepdims=True), [*notes, f"Mean over {channels} input channels."]
-    chosen = np.arange(total)
     if total > _MOST_FILTERS:
-        strongest = np.argsort(-np.square(kernels).sum(axis=(1, 2, 3)), kind="stable")
-        chosen, notes = np.sort(strongest[:_MOST_FILTERS]), [*notes, f"The {_MOST_FILTERS} with the largest weights."]
+        notes.append(f"The {_MOST_FILTERS} with the largest weights.")
     largest = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
     images = (0.5 + kernels / np.where(largest > 0, 2 * largest, 1)).transpose(0, 2, 3, 1)
     columns = min(8, len(chosen)) if names is None else min(5, len(chosen))
     size = 0.92 if names is None else 1.5
     figure, cells = cell_grid(len(chosen), columns, size, 0.12 if names is None else 0.4, title, " ".join(notes))
-    for axes, index in zip(cells, chosen, strict=True):
-        show_image(axes, images[index])
+    for axes, image, index in zip(cells, images, chosen, strict=True):
+        show_image(axes, image)
         if names is not None:
             axes.annotate(shorten(names[index], 20), (0, 0), (0, -6), **UNDER, color=INK)
     return figure

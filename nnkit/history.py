@@ -179,6 +179,12 @@ class History:
             lines[self.epoch.index(self.best_epoch) + 1] += "  best"  # type: ignore[arg-type]
         return "\n".join(lines)
 
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]] | None:
+        """Show the curves in a notebook, once there are any."""
+        from nnkit import plots
+
+        return plots.notebook_png(plots.training_curves(self)) if self.epoch else None
+
 
 @dataclass
 class EpochSums:

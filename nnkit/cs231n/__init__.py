@@ -1,6 +1,6 @@
 """A drop-in for the package `cs231n` of Stanford's course: its names, dictionaries and printed lines, nnkit's kernels.
 
-Two lines at the top let an assignment's notebook run unchanged::
+Two lines at the top let an assignment's notebook run unchanged:
 
     import nnkit.cs231n
     nnkit.cs231n.install()

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -133,6 +134,15 @@ class Dataset:
     def __repr__(self) -> str:
         size = "×".join(map(str, self.images.shape[1:]))
         return f"Dataset({len(self)} images of {size}, {self.num_classes} classes)"
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]] | None:
+        """Show some images of each class in a notebook, if they are pictures with labels."""
+        from nnkit import plots
+
+        _, height, width, channels = self.images.shape
+        if len(self) == 0 or self.labels.ndim > 1 or channels not in (1, 3) or height * width == 1:
+            return None
+        return plots.notebook_png(plots.samples(self.images, self.labels, self.class_names))
 
     def __getitem__(self, index: ArrayLike | slice) -> "Dataset":
         """Return the images that an index array, a mask or a slice names; an integer gives a Dataset of one."""

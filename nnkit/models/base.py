@@ -13,7 +13,7 @@ from nnkit._ext import memory
 from nnkit.errors import CheckpointError, UsageError, did_you_mean
 from nnkit.layers import Dropout, Layer, Softmax
 from nnkit.layers.base import Shape
-from nnkit.models.summary import summary_table
+from nnkit.models.summary import summary_html, summary_table
 
 
 class Model(Layer):
@@ -432,6 +432,10 @@ class Model(Layer):
         other = copy.deepcopy(self)
         other.build(input_shape)
         return summary_table(other, kernels)
+
+    def _repr_html_(self) -> str | None:
+        """Show the summary in a notebook, once the model is built."""
+        return summary_html(self) if self.built else None
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_flat": self._flat is not None, "_gradients": {}}

@@ -1,5 +1,6 @@
 """A model as a table."""
 
+from html import escape
 from typing import TYPE_CHECKING
 
 from nnkit import _ext
@@ -9,6 +10,8 @@ from nnkit.layers.conv import short
 
 if TYPE_CHECKING:
     from nnkit.models.base import Model
+
+Row = tuple[str, ...]
 
 _BATCH = 64  # convolution's choice of algorithm depends on how much work there is
 
@@ -26,9 +29,38 @@ def summary_table(model: "Model", kernels: bool = False) -> str:
     -------
     str
     """
+    header, rows, footer, notes = _contents(model, kernels)
+    widths = [max(map(len, column)) for column in zip(header, footer, *rows, strict=True)]
+    rule = "─" * (sum(widths) + 2 * (5 if kernels else 4))
+    lines = [_line(header, widths), rule, *(_line(row, widths) for row in rows), rule, _line(footer, widths)]
+    return "\n".join([*lines, *notes])
+
+
+def summary_html(model: "Model") -> str:
+    """Lay out the same as HTML, for a notebook.
+
+    Parameters
+    ----------
+    model : Model
+
+    Returns
+    -------
+    str
+    """
+    header, rows, footer, notes = _contents(model, kernels=False)
+    head, body, foot = (
+        "".join(f"<tr>{_html_cells(row, tag)}</tr>" for row in part)
+        for part, tag in (([header], "th"), (rows, "td"), ([footer], "th"))
+    )
+    table = f"<table><thead>{head}</thead><tbody>{body}</tbody><tfoot>{foot}</tfoot></table>"
+    return table + "".join(f"<div>{escape(note)}</div>" for note in notes)
+
+
+def _contents(model: "Model", kernels: bool) -> tuple[Row, list[Row], Row, list[str]]:
+    """Return a header, a row for the input and each layer, a footer, and what is said below; six columns."""
     fused = model.fused() if kernels else {}
     wanted = _input_gradients(model) if kernels else set()
-    rows = [("", "input", _shape(model.input_shape), "", "", "")]
+    rows: list[Row] = [("", "input", _shape(model.input_shape), "", "", "")]
     for leaf in model.leaves():
         parameters = sum(array.size for array in leaf.params.values())
         flops = leaf.flops()
@@ -40,17 +72,15 @@ def summary_table(model: "Model", kernels: bool = False) -> str:
     flops = sum(leaf.flops() for leaf in model.leaves())
     header = ("Name", "Layer", "Output", "Parameters", "FLOPs", "Runs" if kernels else "")
     footer = ("", "total", "", f"{total:,}", _si(flops), "")
-    widths = [max(map(len, column)) for column in zip(header, footer, *rows, strict=True)]
-    rule = "─" * (sum(widths) + 2 * (5 if kernels else 4))
-    lines = [_line(header, widths), rule, *(_line(row, widths) for row in rows), rule, _line(footer, widths)]
+    notes = []
     if trainable < total:
-        lines.append(f"{trainable:,} of {total:,} parameters are trained, the others are frozen")
+        notes.append(f"{trainable:,} of {total:,} parameters are trained, the others are frozen")
     size = _bytes(total * model.dtype.itemsize)
-    lines.append(f"{size} of {model.dtype} parameters; FLOPs of convolutions and linear layers, forward, per example")
+    notes.append(f"{size} of {model.dtype} parameters; FLOPs of convolutions and linear layers, forward, per example")
     if kernels:
         passes = "forward, backward to input and weight where they differ; – is not run"
-        lines.append(f"{_ext.kernels.name} kernels, batches of {_BATCH}; convolutions: {passes}")
-    return "\n".join(lines)
+        notes.append(f"{_ext.kernels.name} kernels, batches of {_BATCH}; convolutions: {passes}")
+    return header, rows, footer, notes
 
 
 def _input_gradients(layer: Layer, wanted: bool = False) -> set[Layer]:
@@ -93,6 +123,14 @@ def _short(leaf: Layer) -> str:
         return repr(leaf)
     kernel = "×".join(map(str, leaf.kernel_size))
     return f"Conv2d {kernel}" + (f", stride {short(leaf.stride)}" if leaf.stride != (1, 1) else "")
+
+
+def _html_cells(row: Row, tag: str) -> str:
+    """Return the cells of a row, numbers to the right, without the last column."""
+    sides = ("left", "left", "left", "right", "right")
+    return "".join(
+        f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>' for cell, side in zip(row, sides, strict=False)
+    )
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:

@@ -5,9 +5,10 @@ with every kind of colour vision, and shape or a sign always says the same. Noth
 belongs to whoever asked for it and is freed with it.
 """
 
+import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, cast
@@ -103,17 +104,24 @@ def save(figure: "Figure", path: str | PathLike[str]) -> Path:
     ...     path.name
     'matrix.png'
     """
-    import matplotlib.style
-
     path = Path(path)
     kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
     if kind not in known:
         raise ValueError(f"{path}: expected a name that ends in one of {', '.join(sorted(known))}, got {path.suffix!r}")
-    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings(), atomic_path(path) as temporary:
-        # A class name in a script that the font lacks is drawn as boxes; that is no reason to fail.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    with house_style(), atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind, metadata=_heading(figure) if kind == "png" else None)
     return path
+
+
+@contextlib.contextmanager
+def house_style() -> Iterator[None]:
+    """Draw what stands below under nnkit's settings alone."""
+    import matplotlib.style
+
+    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
+        # A class name in a script that the font lacks is drawn as boxes; that is no reason to fail.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def _heading(figure: "Figure") -> dict[str, str]:
@@ -124,7 +132,8 @@ def _heading(figure: "Figure") -> dict[str, str]:
 def headed_figure(width: float, height: float, title: str, subtitle: str = "") -> "Figure":
     """Return a figure with room of the given size, in inches, under a heading at its upper left."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+
+    from nnkit.plots.figure import NotebookFigure
 
     width, margin = max(width, 5.0), 0.18
     zoom = min(max(width / 9, 1.0), 1.5)  # a wide picture is looked at from further away
@@ -134,7 +143,7 @@ def headed_figure(width: float, height: float, title: str, subtitle: str = "") -
     second = margin + 0.26 * zoom
     head = second + (0.24 * zoom if subtitle else 0) + 0.06
     total = height + head
-    figure = Figure(figsize=(width, total))
+    figure = NotebookFigure(figsize=(width, total))
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained", rect=(0.01, 0.01, 0.98, height / total - 0.02), w_pad=0.08, h_pad=0.05)
     corner = {"x": margin / width, "y": 1 - margin / total, "ha": "left", "va": "top"}

@@ -262,8 +262,8 @@ def _levels(axes: "Axes", xs: np.ndarray, ys: np.ndarray, values: np.ndarray) ->
             continue
         color = "white" if cell > middle else INK
         axes.text(j, i, f"{cell:.1%}", ha="center", va="center", fontsize=8, color=color)
-    axes.set_xticks(range(len(x_levels)), [f"{level:.3g}" for level in x_levels])
-    axes.set_yticks(range(len(y_levels)), [f"{level:.3g}" for level in y_levels])
+    axes.set_xticks(range(len(x_levels)), [_number(level) for level in x_levels])
+    axes.set_yticks(range(len(y_levels)), [_number(level) for level in y_levels])
     axes.tick_params(length=0)
     return mesh
 
@@ -325,14 +325,19 @@ class _Scale:
         near = len(levels) > 1 and np.diff(np.log10(levels) if log else levels).min() < 0.05 * (high - low)
         if 2 < len(levels) <= 5 and near and not (log or percent):  # 0, 1e-5 and 1e-3: their names would overlap
             self.heights = places / (len(levels) - 1)
-            self.ticks = [(i / (len(levels) - 1), f"{level:.3g}") for i, level in enumerate(levels)]
+            self.ticks = [(i / (len(levels) - 1), _number(level)) for i, level in enumerate(levels)]
             return
         if len(levels) > 5 or near:
             points = np.linspace(low, high, 4)
             levels = 10**points if log else points
         heights = ((np.log10(levels) if log else levels) - low) / ((high - low) or 1) + (0.5 if high == low else 0)
-        form = "{:.1%}" if percent else "{:.3g}"
-        self.ticks = [(float(h), form.format(v)) for h, v in zip(heights, levels, strict=True)]
+        texts = [f"{level:.1%}" if percent else _number(level) for level in levels]
+        self.ticks = list(zip(heights.tolist(), texts, strict=True))
+
+
+def _number(value: float) -> str:
+    """Return a number in three digits, or whole where it is: a width of 1024 is not 1.02e+03."""
+    return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.3g}"
 
 
 def score_colors() -> "Colormap":

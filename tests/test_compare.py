@@ -15,8 +15,8 @@ import nnkit
 from nnkit import plots, recipes, runs
 from nnkit.cli import main
 from nnkit.compare import compare, entries, results, verdict
-from nnkit.compare.run import _is_done
 from nnkit.compare.results import Comparison, Contestant, Training
+from nnkit.compare.run import _is_done
 from nnkit.errors import UsageError
 from nnkit.history import History
 

@@ -235,12 +235,14 @@ def penultimate_features(model: Model, x: np.ndarray | Iterable[Any]) -> np.ndar
     places = [place for place, layer in enumerate(row) if isinstance(layer, Linear)]
     if not places:
         raise ValueError("penultimate_features: expected a model with a linear layer, got one without")
-    if not isinstance(x, np.ndarray):
-        found = [penultimate_features(model, batch[0] if isinstance(batch, tuple) else batch) for batch in x]
-        none = np.empty((0, *(row[places[-1]].input_shape or ())), model.dtype)
-        return np.concatenate([none, *found])
-    images = _as_images("penultimate_features", model, x)
-    return _outputs(model, row[places[-1] - 1], images)
+    found = [np.empty((0, *(row[places[-1]].input_shape or ())), model.dtype)]
+    for batch in [x] if isinstance(x, np.ndarray) else x:
+        images = batch[0] if isinstance(batch, tuple) else batch
+        if not isinstance(images, np.ndarray):
+            got = type(images).__name__
+            raise ValueError(f"penultimate_features: expected an array of images, or batches of them, got {got}")
+        found.append(_outputs(model, row[places[-1] - 1], _as_images("penultimate_features", model, images)))
+    return np.concatenate(found)
 
 
 def embed(features: ArrayLike, method: str = "pca", *, seed: int = 0) -> np.ndarray:

@@ -154,6 +154,8 @@ class History:
                 if reader.fieldnames != history.columns:
                     raise ValueError(f"expected the columns {', '.join(history.columns)}, got {reader.fieldnames}")
                 for row in reader:
+                    if None in row.values():
+                        raise ValueError(f"line {reader.line_num} ends too early")
                     history.append(**{name: _number(name, text) for name, text in row.items()})
         except (OSError, ValueError, TypeError, csv.Error) as error:
             raise DataError(f"{path}: cannot read this history: {error}") from error

@@ -162,10 +162,10 @@ def known(value: Any) -> bool:
 def duration(seconds: float) -> str:
     """Return a duration as people say it.
 
-    >>> duration(8.25), duration(750), duration(7260)
-    ('8.2 s', '12 min 30 s', '2 h 1 min')
+    >>> duration(8.25), duration(59.97), duration(750), duration(7260)
+    ('8.2 s', '1 min 0 s', '12 min 30 s', '2 h 1 min')
     """
-    if seconds < 60:
+    if seconds < 59.95:  # else one decimal makes 60.0 s of it
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

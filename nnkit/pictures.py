@@ -87,7 +87,7 @@ def _explanations(
     model: Model, test: Dataset, evaluation: Evaluation, normalize: tuple[ArrayLike, ArrayLike] | None
 ) -> "Figure | None":
     """Draw what the answers to some images rest on: the surest mistakes, and right ones of different classes."""
-    chosen = _some_of_each(evaluation, _affordable(model, _EXPLAINED * _PLACES) // _PLACES)
+    chosen = _some_of_each(evaluation, max(1, _affordable(model, _EXPLAINED * _PLACES) // _PLACES))
     shown = test[chosen]
     x = _batch(shown, normalize)
     maps = {}

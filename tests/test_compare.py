@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from nnkit import plots, recipes, runs
 from nnkit.cli import main
 from nnkit.compare import compare, entries, results, verdict
 from nnkit.compare.results import Comparison, Contestant, Training
+from nnkit.compare.run import _is_done
 from nnkit.errors import UsageError
 from nnkit.history import History
 
@@ -177,8 +179,7 @@ def test_a_sweep_with_one_that_diverges(tmp_path, capsys):
         assert "test_accuracy" not in json.loads((Path(training["run"]) / "metrics.json").read_text(encoding="utf-8"))
     assert (out / "sweep.png").exists()
     assert "1e30" in (out / "comparison.html").read_text(encoding="utf-8")
-    assert main(["compare", "--resume", str(out)]) == 0  # what diverged is done, too
-    assert "kept    3 of 3" in capsys.readouterr().out
+    assert all(map(_is_done, (out / "runs").iterdir()))  # what diverged is done, too
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):
@@ -297,6 +298,25 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path, capsys):
     assert "expected the figures of a run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("history.csv", r",[^,]*\n\Z", "", "history.csv: cannot read this history: line 3 ends too early"),
+        ("history.csv", r",[^,]*(,[^,]*\n)\Z", r",nan\1", "history.csv: expected a number in "),
+        ("metrics.json", r'"peak_memory": \d+', '"peak_memory": "much"', "peak_memory to be a number, got 'much'"),
+    ],
+)
+def test_a_damaged_run_is_refused_before_anything_is_written(compared, tmp_path, capsys, file, old, new, message):
+    runs = compared[0] / "runs"
+    damaged = shutil.copytree(runs / "1-narrow-seed0", tmp_path / "damaged")
+    text, count = re.subn(old, new, (damaged / file).read_text(encoding="utf-8"))
+    assert count == 1
+    (damaged / file).write_text(text, encoding="utf-8")
+    assert main(["compare", str(damaged), str(runs / "2-w_b_ide-seed0"), "--out", str(tmp_path / "out")]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_folders_that_hold_something_else_are_left_alone(compared, tmp_path, capsys):
     folder, _ = compared
     name = recipe_file(tmp_path, "net")
@@ -305,9 +325,10 @@ def test_folders_that_hold_something_else_are_left_alone(compared, tmp_path, cap
     assert "already holds a comparison" in capsys.readouterr().err
     assert main(["compare", name, *vary, "--out", str(folder / "runs" / "1-narrow-seed0")]) == 2
     assert "already holds a run" in capsys.readouterr().err
-    (tmp_path / "plan.json").write_text('{"part": "test"}', encoding="utf-8")
-    assert main(["compare", "--resume", str(tmp_path)]) == 1
-    assert "cannot read this plan" in capsys.readouterr().err
+    for damaged in ('{"part": "test"}', '{"part": "test", "thresholds": [0.5], "entries": []}'):
+        (tmp_path / "plan.json").write_text(damaged, encoding="utf-8")
+        assert main(["compare", "--resume", str(tmp_path)]) == 1
+        assert "cannot read this plan" in capsys.readouterr().err
 
 
 def test_a_setting_that_only_the_data_refuse(tmp_path):
@@ -401,7 +422,9 @@ def test_pictures_say_what_they_show(tmp_path):
     many = {f"contestant {i}": [([1.0, 2.0], [0.1, 0.1 + i / 20])] * 2 for i in range(12, 0, -1)}
     figure = plots.comparison_curves(many, thresholds=[0.5])
     assert figure.get_suptitle() == "contestant 12 climbs highest: 70.0% validation accuracy"
-    assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "5 others"
+    assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "5 more"
+    alike = {f"{long} {i}": [([1.0], [0.5])] for i in (1, 2)}  # of which the legend shows the same beginning
+    assert len(plots.comparison_curves(alike).legends[0].get_texts()) == 2
     recalls = np.random.default_rng(0).random((3, 40))
     recalls[:, 7] = np.nan  # a class without images
     figure = plots.class_recalls(recalls, ["a", "b", long], [f"class {k}" for k in range(40)])

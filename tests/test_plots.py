@@ -120,7 +120,7 @@ def test_curves_need_an_epoch():
 # Confusion matrix
 
 
-@pytest.mark.parametrize("classes", [2, 3, 10, 25, 26, 150])
+@pytest.mark.parametrize("classes", [2, 10, 25, 150])
 def test_confusion_matrix_of_any_size_stays_inside_the_figure(rng, classes):
     counts = 1 + rng.poisson(1, (classes, classes)) + 20 * np.eye(classes, dtype=int)
     figure = plots.confusion_matrix(counts, [f"some_class_{i}" for i in range(classes)])

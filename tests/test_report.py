@@ -293,6 +293,15 @@ def test_mistakes_and_right_answers_are_explained():
     assert list(right) == [0, 1, 2, 3, 4, 5]
 
 
+def test_of_the_largest_nets_one_answer_is_explained(monkeypatch):
+    monkeypatch.setattr(pictures, "_EFFORT", 0)
+    test = Dataset(np.zeros((3, 4, 4, 3), np.uint8), [0, 1, 1], ["a", "b"])
+    model = create("mlp", num_classes=2, hidden=[])
+    model.build((3, 4, 4), seed=0)
+    figure = pictures._explanations(model, test, evaluate_model(model, test, None, label=None), None)
+    assert len(figure.axes) == 2  # the image, and what occlusion says of it
+
+
 def test_of_many_classes_the_most_mistaken_are_shown():
     matrix = 10 * np.eye(50, dtype=int)
     matrix[5:15, 0] = 3

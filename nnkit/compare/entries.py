@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nnkit import recipes, runs
-from nnkit.errors import CheckpointError, UsageError, whole_number
+from nnkit.errors import CheckpointError, DataError, UsageError, whole_number
+from nnkit.history import History
+from nnkit.page import known
 from nnkit.recipes import Recipe, toml
 
 # Rates to begin with, for `--vary optimizer=...`: the authors' own, or in common use. With a momentum of 0.9, steps
@@ -82,7 +84,7 @@ def read(
 
     Raises
     ------
-    UsageError, CheckpointError
+    UsageError, CheckpointError, DataError
         Something is unknown, there twice, not finished, ...
     """
     vary = list(vary)
@@ -178,7 +180,7 @@ def _finished(folders: Sequence[str | Path], where: Sequence[str]) -> list[Entry
     for name in folders:
         folder = runs.find(name)
         recipe = recipes.load(folder / runs.CONFIG, where)
-        _require_finished(folder)
+        read_run(folder)  # before anything is trained
         groups.setdefault(_key(recipe), []).append((str(name), recipe, folder))
     entries = []
     for group in groups.values():
@@ -192,15 +194,39 @@ def _finished(folders: Sequence[str | Path], where: Sequence[str]) -> list[Entry
     return entries
 
 
-def _require_finished(folder: Path) -> None:
+def read_run(folder: Path) -> tuple[dict[str, Any], History]:
+    """Return the figures and the history of a finished run, once they are what a comparison needs.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    figures : dict
+    history : History
+
+    Raises
+    ------
+    CheckpointError, DataError
+        The run is not finished, or something is missing or damaged.
+    """
     try:
         figures = json.loads((folder / runs.METRICS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: this training is not finished; nnkit train --resume goes on") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / runs.METRICS}: expected the figures of a run: {error}") from None
     if not isinstance(figures, dict) or "val_accuracy" not in figures or not (folder / runs.MODEL).exists():
         raise CheckpointError(f"{folder}: expected a finished run with {runs.MODEL} and {runs.METRICS}")
+    memory = figures.get("peak_memory")
+    if memory is not None and not known(memory):
+        raise CheckpointError(f"{folder / runs.METRICS}: expected peak_memory to be a number, got {memory!r}")
+    history = History.from_csv(folder / "history.csv")
+    columns = ("train_accuracy", "val_accuracy", "seconds")
+    if not len(history) or not all(known(value) for name in columns for value in history[name]):
+        raise DataError(f"{folder / 'history.csv'}: expected a number in {', '.join(columns)} of each epoch")
+    return figures, history
 
 
 def _key(recipe: Recipe) -> str:

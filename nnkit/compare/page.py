@@ -28,7 +28,14 @@ _TERMS = {
     "is that of the batches as they were trained on: augmented, with dropout, by weights that still moved, so that the "
     "gap can be negative",
 }
-_SECTIONS = ("Figures", "Over epochs and seconds", "Class by class", "More than chance?", "How it was measured")
+_SECTIONS = (
+    "Figures",
+    "Over epochs and seconds",
+    "Class by class",
+    "More than chance?",
+    "How it was measured",
+    "Trainings",
+)
 _MANY_NAMES = 5
 _MANY_PAIRS = 15  # with more, the page tells only those of the best one
 

@@ -426,7 +426,7 @@ def short_number(value: float) -> str:
 
 
 def short_duration(seconds: float) -> str:
-    """Return a duration; under ten seconds with two figures more.
+    """Return a duration; under a second, in hundredths.
 
     >>> short_duration(0.0421), short_duration(8.25), short_duration(75)
     ('0.04 s', '8.2 s', '1 min 15 s')

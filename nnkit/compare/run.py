@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -204,6 +204,8 @@ def _read_plan(folder: Path | None) -> _Plan:
     try:
         table = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         entries = [participants.from_json(entry) for entry in table["entries"]]
+        if len(entries) < 2 or not all(entry.seeds for entry in entries) or table["part"] not in ("test", "validation"):
+            raise ValueError("expected two entries, seeds of each, and which images judge")
         return _Plan(entries, _checked(table["thresholds"]), table["part"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / PLAN}: cannot read this plan: {error}") from error
@@ -316,18 +318,12 @@ def _measure_one(entry: Entry, seed: int, run: Path, images: _Images) -> tuple[T
     nothing = np.zeros(0, np.int64)
     if (run / worker.DIVERGED).exists():
         return Training(seed, run, History(), None, None, None, nothing, nothing, _why_diverged(run)), None
-    try:
-        figures: dict[str, Any] = json.loads((run / runs.METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{run}: expected the figures of a finished run: {error}") from None
+    figures, history = participants.read_run(run)
     model, metadata = load_model(run / runs.MODEL)
     judging = images.of(entry.recipe, seed)
     if list(metadata.get("class_names", [])) != list(judging.class_names) or "normalize" not in metadata:
         raise DataError(f"{run}: its model was trained for other classes than {', '.join(judging.class_names)}")
     evaluation = evaluate_model(model, judging, metadata["normalize"], entry.name)
-    history = History.from_csv(run / "history.csv")
-    if not len(history) or None in history.val_accuracy:
-        raise DataError(f"{run}: expected a history with validation accuracies")
     memory, threads, kernels = (figures.get(key) for key in ("peak_memory", "threads", "kernels"))
     predictions = evaluation.probabilities.argmax(axis=1)
     return Training(seed, run, history, memory, threads, kernels, judging.labels, predictions), model

@@ -147,7 +147,7 @@ def comparison_curves(
         mark = _MARKS[place] if told and max(np.size(s) for s, _ in runs) <= 30 else ""
         for axes, over_time in ((left, False), (right, True)):
             line = _draw_runs(axes, runs, color, mark, over_time)
-        lines.append((line, shorten(name, _LONGEST) if told else f"{len(curves) - _MOST} others"))
+        lines.append((line, shorten(name, _LONGEST) if told else f"{len(curves) - _MOST} more"))
     for axes in (left, right):
         low, high = axes.get_ylim()
         for threshold in thresholds:
@@ -159,9 +159,9 @@ def comparison_curves(
     _whole_ticks(left)
     left.set(xlabel="Epoch", ylabel="Validation accuracy")
     right.set(xlabel="Seconds of training")
-    legend = {text: line for line, text in reversed(lines)}
+    shown = lines[::-1][: _MOST + 1]  # one line stands for all others
     style: dict[str, Any] = {"ncols": 3, "frameon": False, "labelcolor": INK, "fontsize": 9}
-    figure.legend(list(legend.values()), list(legend), loc="outside lower left", **style)
+    figure.legend(*zip(*shown, strict=True), loc="outside lower left", **style)
     return figure
 
 

@@ -85,9 +85,9 @@ def learning_rate(history: Any, *, ax: "Axes | None" = None) -> "Figure":
     'The learning rate is highest in epoch 2: 0.01'
     """
     epochs, rates = _column(history, "lr")
-    first, last, top = rates[0], rates[-1], int(np.nan_to_num(rates, nan=-1).argmax())
+    first, last, top = rates[0], rates[-1], int(rates.argmax())
     title = f"The learning rate is highest in epoch {epochs[top]:.0f}: {rates[top]:.3g}"
-    if np.nanmin(rates) == np.nanmax(rates):
+    if rates.min() == rates.max():
         title = f"The learning rate is {first:.3g}" + " throughout" * (len(epochs) > 1)
     elif top == 0:
         title = f"The learning rate falls from {first:.3g} to {last:.3g}"
@@ -127,11 +127,11 @@ def gradient_norms(history: Any, *, ax: "Axes | None" = None) -> "Figure":
     'The gradient shrinks from 2 to 0.5'
     """
     epochs, norms = _column(history, "grad_norm")
-    first, last, top = norms[0], norms[-1], int(np.nan_to_num(norms, nan=-1).argmax())
-    title = f"The gradient is between {np.nanmin(norms):.3g} and {np.nanmax(norms):.3g} long"
-    if len(epochs) == 1 or np.nanmin(norms) == np.nanmax(norms):
+    first, last, top = norms[0], norms[-1], int(norms.argmax())
+    title = f"The gradient is between {norms.min():.3g} and {norms.max():.3g} long"
+    if norms.min() == norms.max():
         title = f"The gradient is {first:.3g} long"
-    elif norms[top] > 5 * np.nanmedian(norms) and top:  # in the first epoch, a long one is usual
+    elif norms[top] > 5 * np.median(norms) and top:  # in the first epoch, a long one is usual
         title = f"The gradient leaps to {norms[top]:.3g} in epoch {epochs[top]:.0f}"
     elif last < 0.6 * first:
         title = f"The gradient shrinks from {first:.3g} to {last:.3g}"
@@ -147,18 +147,19 @@ def gradient_norms(history: Any, *, ax: "Axes | None" = None) -> "Figure":
 
 
 def _column(history: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the epochs that have a number in this column, and the numbers."""
     epochs, values = finite(history["epoch"]), finite(history[name])
     if not epochs.size:
         raise ValueError("history: expected at least one epoch, got none")
     if np.isnan(values).all():
         raise ValueError(f"history: expected a number in {name}, got none")
-    return epochs, values
+    known = ~np.isnan(values)
+    return epochs[known], values[known]
 
 
 def _line(axes: "Axes", epochs: np.ndarray, values: np.ndarray) -> None:
     """Draw one curve that is neither of training nor of validation images."""
-    known = ~np.isnan(values)
-    axes.plot(epochs[known], values[known], color=GREEN, marker="o" if len(epochs) <= 30 else "", clip_on=False)
+    axes.plot(epochs, values, color=GREEN, marker="o" if len(epochs) <= 30 else "", clip_on=False)
     _label_epochs(axes, epochs)
     axes.grid(visible=True)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnkit import models, recipes, runs
+from nnkit import models, pictures, recipes, runs
 from nnkit.checkpoint import load_model, save_model
 from nnkit.cli import main
 from nnkit.data import TargetDataset, make_shapes
@@ -27,6 +27,14 @@ SMALL = [
     "--set", "model.widths=[8, 8]", "--set", "training.batch_size=20", "--epochs", "2",
 ]  # fmt: skip
 OLD, NEW = ["circle", "cross", "bolt", "square"], ["heart", "ring"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    """Leave out what takes most of a tiny training's time; the tests of reports have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "draw", lambda *arguments: None)
+        yield
 
 
 def net(classes, seed=0, widths=(4, 6), **options):
@@ -231,7 +239,7 @@ def test_recipes_say_it_all_and_survive_a_round_trip(saved, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
+def pretrained(no_pictures, tmp_path_factory):
     """A finished run on four classes, in `runs` of a folder."""
     folder = tmp_path_factory.mktemp("transfer")
     with pytest.MonkeyPatch.context() as patch:

@@ -221,6 +221,8 @@ def test_the_shelf_has_the_newest_run_first_and_what_was_asked_for_before(here):
 def test_the_shelf_bears_with_unfinished_and_damaged_runs(here):
     (here / "runs/first-1/metrics.json").write_text("[1")
     (here / "runs/first-1/report.html").unlink()
+    assert shelf.list_runs()["first-1"].figures() == {}
+    (here / "runs/first-1/metrics.json").write_text("[" * 10**6)
     (here / "runs/second-1/model.safetensors").unlink()
     (here / "runs/stray").mkdir()
     known = shelf.list_runs()

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from nnkit.checkpoint import load_model
-from nnkit.errors import CheckpointError
+from nnkit.data.batching import checked_normalization
+from nnkit.errors import CheckpointError, UsageError
 from nnkit.models import Model
 
 
@@ -43,13 +44,22 @@ class Classifier:
         Raises
         ------
         CheckpointError
-            The file is missing or damaged, or its model is not one for images.
+            The file is missing or damaged, its model is not one for images, or what it says of itself does not fit.
         """
         model, metadata = load_model(path)
-        mean, std = saved(metadata, "normalize", path)
-        if model.input_shape is None or len(model.input_shape) != 3:
-            raise CheckpointError(f"{path}: expected a model for images, got one for shapes {model.input_shape}")
-        return cls(model, (mean, std), saved(metadata, "class_names", path))
+        shape = model.input_shape or ()
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise CheckpointError(f"{path}: expected a model for images, gray or RGB, got one for shapes {shape}")
+        try:
+            mean, std = checked_normalization(saved(metadata, "normalize", path), shape[0])
+        except UsageError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        names = saved(metadata, "class_names", path)
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise CheckpointError(f"{path}: class_names: expected a list of strings")
+        if (len(names),) != model.output_shape:
+            raise CheckpointError(f"{path}: class_names: {len(names)} names, for outputs of shape {model.output_shape}")
+        return cls(model, (mean.tolist(), std.tolist()), names)
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -400,7 +400,7 @@ def _parser() -> argparse.ArgumentParser:
     app = command("app", _app, "the demo in a browser: pictures in, answers out")
     app.add_argument("run", nargs="?", metavar="RUN", help="run folder (default: the newest, or else the quickstart)")
     address = os.environ.get("NNKIT_APP_ADDRESS", "127.0.0.1")
-    app.add_argument("--address", default=address, metavar="IP", help=f"where to listen (default: {address})")
+    app.add_argument("--address", default=address, metavar="IP", help="where to listen (default: %(default)s)")
     app.add_argument("--port", type=int, default=8501, metavar="N", help="default: 8501")
 
     export = command("export", _export, "write a run's best weights for PyTorch")

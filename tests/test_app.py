@@ -79,10 +79,10 @@ def test_what_is_no_picture_is_refused(content, reason):
 )
 def test_what_is_hostile_is_refused_at_once(hostile, name, reason):
     assert len(hostile[name]) < 2**20
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: others may keep the machine busy
     with pytest.raises(DataError, match=re.escape(reason)):
         uploads.read_upload(hostile[name], (32, 32))
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 # Answers
@@ -107,6 +107,27 @@ def test_an_answer_has_the_models_probabilities_and_a_map(name, method, rng):
     assert said.heat.shape == (32, 32)
     assert 0 <= said.heat.min() <= said.heat.max() <= 1
     np.testing.assert_array_equal(said.seen, pixels)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"class_names": ["a"]}, "class_names: 1 names, for outputs of shape (4,)"),
+        ({"class_names": "abcd"}, "class_names: expected a list of strings"),
+        ({"class_names": [1, 2, 3, 4]}, "class_names: expected a list of strings"),
+        ({"normalize": [[0.5] * 2, [0.5] * 2]}, "normalize: expected (mean, std) for 3 channels"),
+        ({"normalize": 5}, "normalize: expected (mean, std) for 3 channels"),
+        ({"normalize": [[0.5] * 3, [-1.0] * 3]}, "normalize: expected a finite mean and a std >= 0"),
+    ],
+)
+def test_what_a_model_file_says_of_itself_must_fit(said, message, tmp_path):
+    net, path = classifier("mlp", hidden=(2,)), tmp_path / "model.safetensors"
+    right = {"class_names": net.class_names, "normalize": net.normalize}
+    save_model(path, net.model, right)
+    assert Classifier.load(path).class_names == net.class_names
+    save_model(path, net.model, {**right, **said})
+    with pytest.raises(CheckpointError, match=re.escape(f"{path}: {message}")):
+        Classifier.load(path)
 
 
 def test_a_gray_net_sees_gray(rng):
@@ -159,7 +180,7 @@ def test_cifar10_cnn_answers_within_100_ms(rng):
         markup.card(answers.answer(net, pixels), "x.png")
         return time.perf_counter() - start
 
-    assert min(seconds() for _ in range(40)) < 0.1  # the fastest: other tests run at the same time
+    assert any(seconds() < 0.1 for _ in range(100))  # once is enough: other tests run at the same time
 
 
 def test_names_are_never_markup():
@@ -200,6 +221,8 @@ def test_the_shelf_has_the_newest_run_first_and_what_was_asked_for_before(here):
 def test_the_shelf_bears_with_unfinished_and_damaged_runs(here):
     (here / "runs/first-1/metrics.json").write_text("[1")
     (here / "runs/first-1/report.html").unlink()
+    assert shelf.list_runs()["first-1"].figures() == {}
+    (here / "runs/first-1/metrics.json").write_text("[" * 10**6)
     (here / "runs/second-1/model.safetensors").unlink()
     (here / "runs/stray").mkdir()
     known = shelf.list_runs()
@@ -268,7 +291,7 @@ def app(page="predict", asked=None):
 
     streamlit.cache_resource.clear()
     streamlit.cache_data.clear()
-    return AppTest.from_function(script, args=(page, asked), default_timeout=30).run()
+    return AppTest.from_function(script, args=(page, asked), default_timeout=120).run()
 
 
 def cards(page):
@@ -394,15 +417,15 @@ def test_without_a_run_one_is_trained_first(tiny_runs, tmp_path, monkeypatch):
     def train(recipe, callbacks, say):
         begun.append(recipe.name)
         say("run     runs/quickstart-1")
-        assert may_end.wait(60)
+        assert may_end.wait(120)
         shutil.copytree(tiny_runs / "runs/first-1", tmp_path / "runs/quickstart-1")
 
     monkeypatch.setattr(training.runs, "train", train)
     page = app("main")
     assert page.subheader[0].value == "Training a first net"
     assert page.progress[0].value == 0
-    assert "first epoch" in page.progress[0].text
-    AppTest.from_string("from nnkit.app import pages; pages.main()", default_timeout=30).run()  # another visitor
+    wait_until(lambda: "first epoch" in page.run().progress[0].text)  # the thread has not said so at once
+    AppTest.from_string("from nnkit.app import pages; pages.main()", default_timeout=120).run()  # another visitor
     page.run()
     assert begun == ["quickstart"]
     may_end.set()
@@ -441,11 +464,11 @@ def test_the_progress_of_a_training(tmp_path, monkeypatch):
 
 
 def wait_until(condition):
-    for _ in range(600):
+    for _ in range(2400):
         if condition():
             return
         time.sleep(0.05)
-    raise AssertionError("it did not come true in 30 seconds")
+    raise AssertionError("it did not come true in two minutes")
 
 
 def test_asking_for_a_run(here):

@@ -30,7 +30,7 @@ ALLOWED = {
     "layers": {"functional", "initializers"},
     "models": {"layers", "functional", "initializers"},
     "checkpoint": {"models", "layers"},
-    "classifier": {"checkpoint", "models"},
+    "classifier": {"checkpoint", "data", "models"},
     "interop": {"functional", "layers", "models"},
     "transfer": {"interop", "models"},
     "callbacks": set(),

@@ -22,7 +22,7 @@ STYLE = """<style>
 .nn-pictures { display: flex; gap: .75rem; flex: 1 1 17rem; max-width: 32rem; }
 .nn-pictures figure { margin: 0; flex: 1 1 0; min-width: 0; }
 .nn-pictures img { width: 100%; display: block; border-radius: .25rem; image-rendering: pixelated; }
-.nn-pictures .nn-fine { image-rendering: auto; }
+.nn-pictures .nn-smooth { image-rendering: auto; }
 .nn-pictures figcaption { font-size: .8125rem; opacity: .75; margin-top: .25rem; line-height: 1.35; }
 .nn-answer { flex: 1 1 15rem; min-width: 0; }
 .nn-verdict { font-size: 1.375rem; font-weight: 700; line-height: 1.25; margin: 0 0 .25rem; }
@@ -75,9 +75,9 @@ def card(answer: Answer, title: str = "") -> str:
     said = "Not sure" if doubt else first
     why = doubt or f"with a probability of {percent(answer.probabilities[0])}"
     heading = f"<h3>{escape(_one_line(title, 80))}</h3>" if title else ""
-    pictures = _figure(encode(answer.seen, "png"), f"As the net sees it: {width} × {height} pixels", "nn-coarse")
+    pictures = _figure(encode(answer.seen, "png"), f"As the net sees it: {width} × {height} pixels")
     looked = encode(overlay(answer.seen, answer.heat, zoom), "jpeg")
-    pictures += _figure(looked, _LOOKED[answer.method].format(first), "nn-fine")
+    pictures += _figure(looked, _LOOKED[answer.method].format(first), smooth=True)
     return (
         f'<div class="nn-card{" nn-unsure" * bool(doubt)}">{heading}<div class="nn-body">'
         f'<div class="nn-pictures">{pictures}</div>'
@@ -175,8 +175,9 @@ def _one_line(text: str, length: int) -> str:
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
-def _figure(content: bytes, caption: str, kind: str) -> str:
-    image = f'<img class="{kind}" src="{_data_url(content)}" alt="{escape(caption)}">'
+def _figure(content: bytes, caption: str, smooth: bool = False) -> str:
+    kind = ' class="nn-smooth"' * smooth
+    image = f'<img{kind} src="{_data_url(content)}" alt="{escape(caption)}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 

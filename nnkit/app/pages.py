@@ -32,9 +32,6 @@ def main(asked: Path | None = None) -> None:
     st.set_page_config(page_title="nnkit", page_icon=_icon(), layout="wide")
     st.html(markup.STYLE)
     training, known_runs = _first_training(), shelf.list_runs(asked)
-    if training.is_running or not known_runs:
-        _train_first(training)
-        return
 
     def page(show: Callable[[dict[str, Run]], None], title: str, icon: str, path: str) -> st.Page:
         return st.Page(lambda: show(known_runs), title=title, icon=f":material/{icon}:", url_path=path)
@@ -44,7 +41,10 @@ def main(asked: Path | None = None) -> None:
         page(browse, "Runs", "folder_open", "runs"),
         page(compare, "Compare", "balance", "compare"),
     ]
-    current = st.navigation(pages, position="hidden")
+    current = st.navigation(pages, position="hidden")  # in any case: a rerun looks for the page that it came from
+    if training.is_running or not known_runs:
+        _train_first(training)
+        return
     with st.container(horizontal=True):  # Streamlit's own would hide behind a sign on a phone
         for each in pages:
             st.page_link(each, width="content")

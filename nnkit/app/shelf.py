@@ -1,7 +1,6 @@
 """The runs that the app shows: all in `./runs` that have a model, and the one that was asked for."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from nnkit import recipes, runs
 from nnkit.app.answers import encode
 from nnkit.data import make_shapes
+from nnkit.page import known
 
 REPORT = "report.html"
 REPORTS = "/reports/"  # the address under which the server hands them out, by the runs' names
@@ -46,7 +46,7 @@ class Run:
         """
         try:
             figures = json.loads((self.folder / runs.METRICS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return figures if isinstance(figures, dict) else {}
 
@@ -58,8 +58,7 @@ class Run:
         str
         """
         accuracy = self.figures().get("test_accuracy")
-        is_known = isinstance(accuracy, int | float) and math.isfinite(accuracy)
-        return f"{self.name} · {accuracy:.1%}" if is_known else f"{self.name} · not finished"
+        return f"{self.name} · {accuracy:.1%}" if known(accuracy) else f"{self.name} · not finished"
 
     def report(self) -> bytes | None:
         """Return the report, if there is one.

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -215,7 +216,7 @@ def _read_torch(path: str) -> Mapping[str, Any]:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is what it says of half an archive
             raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
         # torch.load raises whatever its archive reader and its unpickler stumble over.
-        reason = f"{type(error).__name__}: " + str(error).strip().split("\n", 1)[0][:120]
+        reason = f"{type(error).__name__}: " + re.split(r"\.\s|\n", str(error).strip(), maxsplit=1)[0][:120]
         raise CheckpointError(f"{path}: damaged, or more than tensors; save model.state_dict() ({reason})") from error
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: expected a PyTorch state_dict, got a {type(state).__name__}")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import threading
 import time
 from html import escape
@@ -22,6 +23,14 @@ from nnkit.cli import main
 from nnkit.errors import CheckpointError, DataError, UsageError
 
 AppTest = pytest.importorskip("streamlit.testing.v1").AppTest
+
+
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch):
+    """Streamlit puts its script in the place of `__main__`, which processes that later tests start would then run."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
 MARKUP = "<img src=x onerror=alert(1)> **bold** [link](http://a.b) :red[red] $x$"
 
 

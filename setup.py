@@ -5,8 +5,10 @@ chosen at run time, so no flag here names a processor. Where no C compiler works
 extension and runs on NumPy.
 """
 
+import os
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -49,9 +51,25 @@ class BuildKernels(build_ext):
             for extension in self.extensions:
                 extension.extra_compile_args = FLAGS + openmp
                 extension.extra_link_args = openmp
-            super().build_extensions()
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                self.compile_side_by_side(pool)
+                super().build_extensions()
         except FAILURES as error:
             self.skip(str(error).splitlines()[0])
+
+    def compile_side_by_side(self, pool):
+        """Have an extension's sources compiled at the same time, not one after the other."""
+        compile_all, compile_one = self.compiler.compile, self.compiler._compile
+
+        def compile_and_wait(*args, **options):
+            running = []
+            self.compiler._compile = lambda *file: running.append(pool.submit(compile_one, *file))
+            objects = compile_all(*args, **options)
+            for job in running:
+                job.result()
+            return objects
+
+        self.compiler.compile = compile_and_wait
 
     def skip(self, reason):
         self.extensions = []

@@ -44,12 +44,17 @@ def print_epoch(solver: Solver) -> None:
     row = solver.history.row(-1)
     parts = [
         f"epoch {row['epoch']:{len(str(solver.epochs))}}/{solver.epochs}",
-        f"loss {row['train_loss']:.3f}{_accuracy(' acc ', row['train_accuracy'])}",
+        f"loss {short_loss(row['train_loss'])}{_accuracy(' acc ', row['train_accuracy'])}",
     ]
     if row["val_loss"] is not None:
         best = "best" if solver.history.best_epoch == row["epoch"] else "    "
-        parts += [f"val {row['val_loss']:.3f}{_accuracy(' ', row['val_accuracy'])}", best]
+        parts += [f"val {short_loss(row['val_loss'])}{_accuracy(' ', row['val_accuracy'])}", best]
     print("  ".join([*parts, f"{row['seconds']:.1f} s", f"{row['images_per_second']:.0f} images/s"]), flush=True)
+
+
+def short_loss(loss: float) -> str:
+    """Return a loss for a line of a terminal: with three digits after the point, or as a power of ten if it is huge."""
+    return f"{loss:.3f}" if abs(loss) < 1e6 else f"{loss:.2e}"
 
 
 def _accuracy(before: str, share: float | None) -> str:

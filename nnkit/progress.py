@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from nnkit.callbacks import short_loss
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -45,7 +47,7 @@ def show(bar: tqdm[Any], solver: Solver) -> None:
         return
     bar.set_description_str(f"epoch {solver.epoch + 1}/{solver.epochs}", refresh=False)
     accuracy = "" if solver.sums.accuracy is None else f" acc {solver.sums.accuracy:.0%}"
-    bar.set_postfix_str(f"loss {solver.sums.mean_loss:.3f}{accuracy}", refresh=False)
+    bar.set_postfix_str(f"loss {short_loss(solver.sums.mean_loss)}{accuracy}", refresh=False)
     bar.update(_images_done(solver) - bar.n)
 
 

@@ -128,6 +128,7 @@ def train(
     only_train: bool = False,
     download: bool = False,
     callbacks: Sequence[Callable[[Solver], object]] = (),
+    begin: Callable[[Solver], object] = lambda solver: None,
     say: Callable[[str], object] = lambda line: None,
     communicator: Communicator | None = None,
 ) -> dict[str, Any]:
@@ -146,6 +147,8 @@ def train(
         Fetch data that is missing.
     callbacks : sequence of callable
         Handed to the Solver.
+    begin : callable
+        Called with the Solver before it trains.
     say : callable
         Called with lines that tell what is going on.
     communicator : Communicator, optional
@@ -194,6 +197,7 @@ def train(
         say(f"resume  {_where(solver)}")
     if kernels.name == "reference":
         say(f"kernels {kernel_reason}; training is many times slower")
+    begin(solver)
     try:
         solver.train()
     except TrainingInterrupted as interrupt:

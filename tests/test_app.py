@@ -10,6 +10,7 @@ import threading
 import time
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -423,17 +424,18 @@ def test_without_a_run_one_is_trained_first(tiny_runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     may_end, begun = threading.Event(), []
 
-    def train(recipe, callbacks, say):
+    def train(recipe, callbacks, begin, say):
         begun.append(recipe.name)
         say("run     runs/quickstart-1")
+        begin(SimpleNamespace(step=3, epochs=6, steps_per_epoch=2))
         assert may_end.wait(120)
         shutil.copytree(tiny_runs / "runs/first-1", tmp_path / "runs/quickstart-1")
 
     monkeypatch.setattr(training.runs, "train", train)
     page = app("main")
     assert page.subheader[0].value == "Training a first net"
-    assert page.progress[0].value == 0
     wait_until(lambda: "first epoch" in page.run().progress[0].text)  # the thread has not said so at once
+    assert page.progress[0].value == 25
     AppTest.from_string("from nnkit.app import pages; pages.main()", default_timeout=120).run()  # another visitor
     page.run()
     assert begun == ["quickstart"]

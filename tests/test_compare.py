@@ -258,6 +258,7 @@ def test_an_mlp_has_a_depth():
         (["quickstart", "--vary", "optimizer=sgd,adan"], "did you mean 'adam'"),
         (["quickstart", "--vary", "seed=1,2"], "expected --seeds"),
         (["quickstart", "--vary", "data.test_count=10,20"], "cannot be varied"),
+        (["quickstart", "--vary", "training.epochs=0,1"], "epochs: expected a whole number >= 1, got 0"),
         (["quickstart", "cifar10-mlp", "--vary", "optimizer.lr=1,2"], "expected one recipe"),
         (["quickstart", "cifar10-mlp", "--seeds", "0"], "seeds: expected a whole number >= 1"),
         (["quickstart", "cifar10-mlp", "--to", "much"], "expected percentages"),

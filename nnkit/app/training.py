@@ -36,7 +36,7 @@ class FirstTraining:
 
     @property
     def progress(self) -> float:
-        """The share of the training's steps that are done, from 0 to 1; in the first epoch, it is not known yet."""
+        """The share of the training's steps that are done, from 0 to 1."""
         solver = self._solver
         return 0.0 if solver is None else min(solver.step / (solver.epochs * solver.steps_per_epoch), 1.0)
 
@@ -53,19 +53,20 @@ class FirstTraining:
 
     def _train(self) -> None:
         try:
-            runs.train(recipes.load("quickstart"), callbacks=[self._note], say=self._say)
+            runs.train(recipes.load("quickstart"), callbacks=[self._note], begin=self._begin, say=self._say)
         except Exception as error:  # whatever it is, the visitors shall read it
             self.error = " ".join(str(error).split()) or type(error).__name__
 
+    def _begin(self, solver: Solver) -> None:
+        """Remember the Solver, which knows how far it is."""
+        self._solver, self.line = solver, "training the first epoch"
+
     def _say(self, line: str) -> None:
-        if line.startswith("run "):
-            self.line = "training the first epoch"
-        elif self._solver is not None:
+        if self._solver is not None:  # what it says before is about settings
             self.line = line
 
     def _note(self, solver: Solver) -> None:
-        """Remember the Solver, at the end of an epoch."""
-        self._solver = solver
+        """Tell how good it is, at the end of an epoch."""
         accuracy = solver.history.val_accuracy[-1]
         known = "" if accuracy is None else f", {accuracy:.0%} of the validation images recognised"
         self.line = f"epoch {solver.epoch} of {solver.epochs} is done{known}"

@@ -142,6 +142,12 @@ class TrainingSettings:
     ema: float | None = None
     sync_bn: bool = False
 
+    def __post_init__(self) -> None:
+        whole_number("epochs", self.epochs, 1)
+        whole_number("batch_size", self.batch_size, 1)
+        if self.patience is not None:
+            whole_number("patience", self.patience, 1)
+
 
 @dataclass(frozen=True)
 class TransferSettings:

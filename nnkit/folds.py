@@ -410,9 +410,7 @@ def train_folds(
         As the parts raise them. The folder is written at the end.
     """
     if folder:
-        runs.check_writable(folder)
-        if (folder / RECIPE).exists() or (folder / runs.CONFIG).exists():
-            raise UsageError(f"{folder} already holds a run; give another --out")
+        runs.check_folder(folder, own="")
     seeds = range(recipe.seed, recipe.seed + whole_number("repeats", repeats, 1))
     data = recipe.data.load_part(True, download)
 

@@ -36,6 +36,8 @@ from nnkit.transfer import start_from
 
 RUNS = Path("runs")
 CONFIG, MODEL, STATE = "config.toml", "model.safetensors", "last.ckpt"
+# What a folder holds, by the file that each command writes first.
+_HOLDS = {CONFIG: "a run", "recipe.toml": "folds", "search.toml": "a search", "plan.json": "a comparison"}
 METRICS = "metrics.json"
 
 
@@ -250,27 +252,34 @@ def _where(solver: Solver) -> str:
     return f"after step {solver.step:,}, in epoch {solver.epoch + 1} of {solver.epochs}"
 
 
-def check_writable(folder: Path) -> None:
-    """Make sure that a folder can be written to, or made.
+def check_folder(folder: Path, own: str) -> None:
+    """Make sure that a folder can be written to, or made, and that nobody else's results are in it.
 
     Parameters
     ----------
     folder : path
+    own : str
+        The file that marks a folder as the caller's, which may be there.
 
     Raises
     ------
     OSError
         It is a file, or there is no permission.
+    UsageError
+        It holds something else.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is a file, expected a folder", str(there))
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "no permission to write into this folder", str(there))
+    for mark, what in _HOLDS.items():
+        if mark != own and (folder / mark).exists():
+            raise UsageError(f"{folder} already holds {what}; give another --out")
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
-    check_writable(folder)
+    check_folder(folder, CONFIG)
     has_begun = (folder / STATE).exists() or (folder / MODEL).exists()
     if has_begun and not resume:
         raise UsageError(f"{folder} already holds a run; continue it with --resume {folder}, or give another --out")

@@ -175,7 +175,9 @@ def test_on_the_command_line(tmp_path, capsys):
     assert lines[-3].split()[:2] == ["mean", f"{figures['accuracy_mean']:.2%}"]
     assert lines[-2].split()[:2] == ["std", f"{figures['accuracy_std']:.2%}"]
     assert main([*command, "--json"]) == 2  # the folder is taken
-    assert "already holds a run" in capsys.readouterr().err
+    assert "already holds folds" in capsys.readouterr().err
+    assert main(["train", "quickstart", "--out", str(run)]) == 2
+    assert "already holds folds" in capsys.readouterr().err
     # What it was trained by is a recipe that says the same.
     again = cross_validate(run / "recipe.toml", k=2, seeds=[0, 1], subset=100)
     assert again.mean() == figures["accuracy_mean"]

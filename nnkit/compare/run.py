@@ -181,11 +181,9 @@ def _checked(thresholds: Sequence[float]) -> tuple[float, ...]:
 
 
 def _check_folder(folder: Path) -> None:
-    runs.check_writable(folder)
+    runs.check_folder(folder, own=PLAN)
     if (folder / PLAN).exists():
         raise UsageError(f"{folder} already holds a comparison; {to_resume(folder)} goes on, or give another --out")
-    if (folder / runs.CONFIG).exists():
-        raise UsageError(f"{folder} already holds a run; give another --out")
 
 
 def _write_plan(plan: _Plan, folder: Path) -> None:

@@ -184,7 +184,7 @@ def _check_split(recipe: Recipe, data: Any) -> None:
 
 
 def _check_folder(folder: Path, resume: bool, storage: str | None) -> None:
-    runs.check_writable(folder)
+    runs.check_folder(folder, own=RECIPE)
     holds_search, again = (folder / RECIPE).exists(), f"go on with it by --resume {folder}, or give another --out"
     if resume and not holds_search:
         raise UsageError(f"{folder}: no search to resume; it has no {RECIPE}")
@@ -192,8 +192,6 @@ def _check_folder(folder: Path, resume: bool, storage: str | None) -> None:
         raise UsageError(f"{folder}: has no {DATABASE}; if the study is elsewhere, give its --storage")
     if not resume and holds_search:
         raise UsageError(f"{folder} already holds a search; {again}")
-    if not resume and (folder / runs.CONFIG).exists():
-        raise UsageError(f"{folder} already holds a run; give another --out")
 
 
 def _announce(recipe: Recipe, folder: Path, study: Any, heartbeat: int, say: Callable[[str], object]) -> None:

@@ -51,22 +51,26 @@ class BuildKernels(build_ext):
             for extension in self.extensions:
                 extension.extra_compile_args = FLAGS + openmp
                 extension.extra_link_args = openmp
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                self.compile_side_by_side(pool)
-                super().build_extensions()
+            self.compile_side_by_side()
+            super().build_extensions()
         except FAILURES as error:
             self.skip(str(error).splitlines()[0])
 
-    def compile_side_by_side(self, pool):
-        """Have an extension's sources compiled at the same time, not one after the other."""
+    def compile_side_by_side(self):
+        """Have an extension's sources compiled at the same time, not one after the other.
+
+        `_compile` is private, but what setuptools' own `compile` calls for each file; a compiler with another `compile`
+        (MSVC) goes on one by one.
+        """
         compile_all, compile_one = self.compiler.compile, self.compiler._compile
 
         def compile_and_wait(*args, **options):
-            running = []
-            self.compiler._compile = lambda *file: running.append(pool.submit(compile_one, *file))
-            objects = compile_all(*args, **options)
-            for job in running:
-                job.result()
+            jobs = []
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                self.compiler._compile = lambda *file: jobs.append(pool.submit(compile_one, *file))
+                objects = compile_all(*args, **options)
+            for job in jobs:
+                job.result()  # raises what the compiler said
             return objects
 
         self.compiler.compile = compile_and_wait

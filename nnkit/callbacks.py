@@ -53,7 +53,21 @@ def print_epoch(solver: Solver) -> None:
 
 
 def short_loss(loss: float) -> str:
-    """Return a loss for a line of a terminal: with three digits after the point, or as a power of ten if it is huge."""
+    """Return a loss for a line of a terminal: in scientific notation where it is huge.
+
+    Parameters
+    ----------
+    loss : float
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> short_loss(1.2), short_loss(2.3e21)
+    ('1.200', '2.30e+21')
+    """
     return f"{loss:.3f}" if abs(loss) < 1e6 else f"{loss:.2e}"
 
 

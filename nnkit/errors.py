@@ -1,8 +1,9 @@
 """The errors that nnkit raises on purpose; a message is one line that says what was received and what was expected."""
 
 import difflib
+import math
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 _LISTED = 20  # known names in a message, at most
@@ -85,3 +86,33 @@ def whole_number(name: str, value: Any, lowest: int, highest: int | None = None)
         expected = f">= {lowest}" if highest is None else f"from {lowest} to {highest}"
         raise UsageError(f"{name}: expected a whole number {expected}, got {value!r}")
     return int(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """Return a setting that must be a finite number above 0.
+
+    Parameters
+    ----------
+    name : str
+        What the setting is called.
+    value : object
+        What was received.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    UsageError
+        It is none, or out of range.
+
+    Examples
+    --------
+    >>> from nnkit.errors import positive_number
+    >>> positive_number("clip_norm", 5)
+    5.0
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise UsageError(f"{name}: expected a number > 0, got {value!r}")
+    return float(value)

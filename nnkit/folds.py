@@ -410,7 +410,9 @@ def train_folds(
         As the parts raise them. The folder is written at the end.
     """
     if folder:
-        runs.check_folder(folder, own="")
+        runs.check_folder(folder)
+        if (folder / RECIPE).exists():  # of folds that were interrupted, too
+            raise UsageError(f"{folder} already holds folds, or a {RECIPE}; give another --out")
     seeds = range(recipe.seed, recipe.seed + whole_number("repeats", repeats, 1))
     data = recipe.data.load_part(True, download)
 

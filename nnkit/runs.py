@@ -36,9 +36,9 @@ from nnkit.transfer import start_from
 
 RUNS = Path("runs")
 CONFIG, MODEL, STATE = "config.toml", "model.safetensors", "last.ckpt"
-# What a folder holds, by the file that each command writes first.
-_HOLDS = {CONFIG: "a run", "recipe.toml": "folds", "search.toml": "a search", "plan.json": "a comparison"}
 METRICS = "metrics.json"
+# What a folder holds, by a file in it. The names are those of modules that import this one.
+_HOLDS = {CONFIG: "a run", "folds.csv": "folds", "search.toml": "a search", "plan.json": "a comparison"}
 
 
 def new_folder(name: str, root: Path = RUNS) -> Path:
@@ -252,13 +252,13 @@ def _where(solver: Solver) -> str:
     return f"after step {solver.step:,}, in epoch {solver.epoch + 1} of {solver.epochs}"
 
 
-def check_folder(folder: Path, own: str) -> None:
+def check_folder(folder: Path, own: str | None = None) -> None:
     """Make sure that a folder can be written to, or made, and that nobody else's results are in it.
 
     Parameters
     ----------
     folder : path
-    own : str
+    own : str, optional
         The file that marks a folder as the caller's, which may be there.
 
     Raises
@@ -279,7 +279,7 @@ def check_folder(folder: Path, own: str) -> None:
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
-    check_folder(folder, CONFIG)
+    check_folder(folder, own=CONFIG)
     has_begun = (folder / STATE).exists() or (folder / MODEL).exists()
     if has_begun and not resume:
         raise UsageError(f"{folder} already holds a run; continue it with --resume {folder}, or give another --out")

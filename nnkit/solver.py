@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ from nnkit.callbacks import StopTraining
 from nnkit.data import Augment, Dataset, batch_slice, batches, count_batches, epoch_order
 from nnkit.data.batching import checked_normalization
 from nnkit.distributed import Communicator, average, synced
-from nnkit.errors import DivergenceError, UsageError, whole_number
+from nnkit.errors import DivergenceError, UsageError, positive_number, whole_number
 from nnkit.history import EpochSums, History
 from nnkit.layers import BatchNorm, CrossEntropyLoss, Flatten, Loss
 from nnkit.models import Model
@@ -167,7 +166,8 @@ class Solver:
         self.seed = whole_number("seed", seed, 0)
         self.checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
         self.patience = None if patience is None else whole_number("patience", patience, 1)
-        self.clip_norm, self.clip_value = _limit("clip_norm", clip_norm), _limit("clip_value", clip_value)
+        self.clip_norm = None if clip_norm is None else positive_number("clip_norm", clip_norm)
+        self.clip_value = None if clip_value is None else positive_number("clip_value", clip_value)
         self.model = _instance("model", model, Model)
         self.optimizer = _instance("optimizer", Adam() if optimizer is None else optimizer, Optimizer)
         # One that is used again shall not begin with what it remembers of this training.
@@ -527,11 +527,3 @@ def _instance(name: str, value: Kind, kind: type[Kind]) -> Kind:
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected an nnkit {kind.__name__}, got a {type(value).__name__}")
     return value
-
-
-def _limit(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
-        raise UsageError(f"{name}: expected a number > 0, got {value!r}")
-    return float(value)

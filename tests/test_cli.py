@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import nnkit
-from nnkit import pictures, recipes, runs
+from nnkit import folds, pictures, recipes, runs
 from nnkit.checkpoint import load_model
 from nnkit.cli import _what_next, main
+from nnkit.compare import run as compare_run
 from nnkit.history import History
+from nnkit.search import run as search_run
 
 SMALL = [
     "--set", "data.train_count=1000", "--set", "data.test_count=100", "--set", "data.validation=100",
@@ -286,3 +288,23 @@ def test_the_progress_bar_shows_loss_and_accuracy_and_goes_away(columns, tmp_pat
     assert bars
     assert all(re.search(r"loss \d\.\d{3} acc \d+%", line) and len(line) <= columns for line in bars)
     assert b"\n" not in seen  # nothing is left standing
+
+
+@pytest.mark.parametrize(
+    ("held", "mark"),
+    [("a run", "config.toml"), ("folds", "folds.csv"), ("a search", "search.toml"), ("a comparison", "plan.json")],
+)
+def test_no_command_writes_into_a_folder_that_holds_something_else(held, mark, tmp_path, capsys):
+    assert mark in (runs.CONFIG, folds.TABLE, search_run.RECIPE, compare_run.PLAN)
+    (tmp_path / mark).touch()
+    commands = {
+        "config.toml": ["train", "quickstart"],
+        "folds.csv": ["train", "quickstart", "--folds", "2"],
+        "search.toml": ["search", "quickstart", "--space", "optimizer.lr={low=1e-4, high=1e-2}"],
+        "plan.json": ["compare", "quickstart", "cifar10-mlp"],
+    }
+    for own, command in commands.items():
+        if own != mark:
+            assert main([*command, "--out", str(tmp_path)]) == 2
+            assert f"already holds {held}; give another --out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [mark]

@@ -11,7 +11,7 @@ from nnkit import models, optim
 from nnkit.data import Augment, Dataset
 from nnkit.data import load as load_data
 from nnkit.data.loading import LOADERS
-from nnkit.errors import UsageError, did_you_mean, whole_number
+from nnkit.errors import UsageError, did_you_mean, positive_number, whole_number
 from nnkit.layers import CrossEntropyLoss, MultiMarginLoss
 from nnkit.models import MODELS, Model
 from nnkit.optim import Optimizer, Schedule
@@ -143,10 +143,17 @@ class TrainingSettings:
     sync_bn: bool = False
 
     def __post_init__(self) -> None:
+        # The Solver checks these, too, but by then a comparison may have trained others.
         whole_number("epochs", self.epochs, 1)
         whole_number("batch_size", self.batch_size, 1)
         if self.patience is not None:
             whole_number("patience", self.patience, 1)
+        if self.clip_norm is not None:
+            positive_number("clip_norm", self.clip_norm)
+        if self.clip_value is not None:
+            positive_number("clip_value", self.clip_value)
+        if self.ema is not None:
+            optim.ExponentialMovingAverage(self.ema)
 
 
 @dataclass(frozen=True)

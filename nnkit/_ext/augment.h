@@ -71,8 +71,6 @@ NORMALIZE(real)
 
 /* The same for pixels of three bytes, LANES of them or more, behind which is another one: the last vector may overlap
    the one before. */
-typedef int32_t FN(words) __attribute__((vector_size(4 * LANES)));
-
 INLINE int32_t FN(word)(const uint8_t *p)
 {
     int32_t word;

@@ -12,7 +12,6 @@ typedef struct {
 } FN(pooling);
 
 typedef uint8_t FN(bytes) __attribute__((vector_size(LANES), aligned(1), may_alias));
-typedef int32_t FN(words) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 typedef struct { ptrdiff_t low_i, high_i, low_j, high_j; } FN(taps);  /* those of a window that lie inside the image */
 

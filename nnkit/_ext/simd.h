@@ -29,6 +29,7 @@
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 typedef integer FN(integers) __attribute__((vector_size(VECTOR_BYTES)));  /* what a comparison of vectors gives */
 typedef real FN(unaligned) __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BYTES), may_alias));
+typedef int32_t FN(words) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 INLINE vec FN(load)(const real *p) { return *(const FN(unaligned) *)p; }
 INLINE void FN(store)(real *p, vec v) { *(FN(unaligned) *)p = v; }

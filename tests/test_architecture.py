@@ -34,7 +34,7 @@ ALLOWED = {
     "interop": {"functional", "layers", "models"},
     "transfer": {"interop", "models"},
     "callbacks": set(),
-    "progress": set(),
+    "progress": {"callbacks"},
     "signals": set(),
     "distributed": set(),
     "resume": {"checkpoint", "data", "history", "models"},

@@ -120,12 +120,6 @@ def release_scratch():
     nnkit_release_scratch()
 
 
-cdef int check(bint fine, str message) except -1:
-    if not fine:
-        raise ValueError(message)
-    return 0
-
-
 cdef int check_memory(int status) except -1:
     if status:
         raise MemoryError("no memory for a kernel's scratch space")
@@ -138,7 +132,8 @@ cdef nnkit_matrix matrix(const floating[:, :] a, str what) except *:
     cdef nnkit_matrix m
     m.data = <const void *> &a[0, 0]
     m.row, m.column = a.strides[0] // size, a.strides[1] // size
-    check(a.strides[0] % size == 0 and a.strides[1] % size == 0, f"{what}: strides must be whole elements")
+    if a.strides[0] % size or a.strides[1] % size:
+        raise ValueError(f"{what}: strides must be whole elements")
     if m.column == 1 or a.shape[1] <= 1:
         m.column = 1
     elif m.row == 1 or a.shape[0] <= 1:
@@ -156,19 +151,26 @@ cdef nnkit_window window(const Py_ssize_t *large, const Py_ssize_t *small, kerne
     w.pad_y, w.pad_x = padding
     w.batch, w.height, w.width, w.channels = large[0], large[1], large[2], large[3]
     w.out_height, w.out_width, w.out_channels = small[1], small[2], small[3]
-    check(0 < w.kernel_y < FAR and 0 < w.kernel_x < FAR, f"kernel size must be positive, below 2^20, got {kernel_size}")
-    check(0 < w.stride_y < FAR and 0 < w.stride_x < FAR, f"stride must be positive, below 2^20, got {stride}")
-    check(0 <= w.pad_y < FAR and 0 <= w.pad_x < FAR, f"padding must be from 0 to below 2^20, got {padding}")
+    if not (0 < w.kernel_y < FAR and 0 < w.kernel_x < FAR):
+        raise ValueError(f"kernel size must be positive, below 2^20, got {kernel_size}")
+    if not (0 < w.stride_y < FAR and 0 < w.stride_x < FAR):
+        raise ValueError(f"stride must be positive, below 2^20, got {stride}")
+    if not (0 <= w.pad_y < FAR and 0 <= w.pad_x < FAR):
+        raise ValueError(f"padding must be from 0 to below 2^20, got {padding}")
     # Taps and pixels' places are int32 in the kernels.
-    check(w.kernel_y * w.kernel_x <= INT32_MAX, f"a kernel must have fewer than 2^31 places, got {kernel_size}")
-    check(w.height <= INT32_MAX and w.width <= INT32_MAX and w.out_height <= INT32_MAX and w.out_width <= INT32_MAX,
-          f"an image may have 2^31 - 1 rows or columns at most, got {w.height}x{w.width}")
-    check(small[0] == w.batch, f"expected {w.batch} output images, got {small[0]}")
+    if w.kernel_y * w.kernel_x > INT32_MAX:
+        raise ValueError(f"a kernel must have fewer than 2^31 places, got {kernel_size}")
+    if not (w.height <= INT32_MAX and w.width <= INT32_MAX and w.out_height <= INT32_MAX and w.out_width <= INT32_MAX):
+        raise ValueError(f"an image may have 2^31 - 1 rows or columns at most, got {w.height}x{w.width}")
+    if small[0] != w.batch:
+        raise ValueError(f"expected {w.batch} output images, got {small[0]}")
     rows, columns = w.height + 2 * w.pad_y - w.kernel_y, w.width + 2 * w.pad_x - w.kernel_x
-    check(rows >= 0 and columns >= 0, f"a window of {kernel_size} does not fit "
-          f"an image of {w.height}x{w.width} padded by {padding}")
-    check(w.out_height == rows // w.stride_y + 1 and w.out_width == columns // w.stride_x + 1,
-          f"expected output of {rows // w.stride_y + 1}x{columns // w.stride_x + 1}, got {w.out_height}x{w.out_width}")
+    if rows < 0 or columns < 0:
+        raise ValueError(f"a window of {kernel_size} does not fit "
+                         f"an image of {w.height}x{w.width} padded by {padding}")
+    if not (w.out_height == rows // w.stride_y + 1 and w.out_width == columns // w.stride_x + 1):
+        raise ValueError(f"expected output of {rows // w.stride_y + 1}x{columns // w.stride_x + 1}, "
+                         f"got {w.out_height}x{w.out_width}")
     return w
 
 
@@ -176,7 +178,8 @@ cdef nnkit_window convolution(const Py_ssize_t *x, const Py_ssize_t *weight, str
     """Describe a convolution of x (N, H, W, C) by a weight (out, in, kernel_y, kernel_x), whatever is made of it."""
     cdef Py_ssize_t out[4]
     kernel_size = (weight[2], weight[3])
-    check(min(stride) > 0, f"expected a positive stride, got {stride}")
+    if min(stride) <= 0:
+        raise ValueError(f"expected a positive stride, got {stride}")
     out[0], out[3] = x[0], weight[0]
     out[1], out[2] = [(size + 2 * p - k) // s + 1
                       for size, p, k, s in zip((x[1], x[2]), padding, kernel_size, stride)]
@@ -185,25 +188,34 @@ cdef nnkit_window convolution(const Py_ssize_t *x, const Py_ssize_t *weight, str
 
 cdef int check_weight(const nnkit_window *w, const Py_ssize_t *weight, Py_ssize_t bias) except -1:
     """A weight is (out, in, kernel_y, kernel_x); a bias of -1 elements is none."""
-    check(weight[0] == w.out_channels and weight[1] == w.channels,
-          f"expected a weight for {w.channels} -> {w.out_channels} channels, got {weight[1]} -> {weight[0]}")
-    return check(bias in (-1, w.out_channels), f"expected a bias of {w.out_channels} elements, got {bias}")
+    if weight[0] != w.out_channels or weight[1] != w.channels:
+        raise ValueError(f"expected a weight for {w.channels} -> {w.out_channels} channels, "
+                         f"got {weight[1]} -> {weight[0]}")
+    if bias != -1 and bias != w.out_channels:
+        raise ValueError(f"expected a bias of {w.out_channels} elements, got {bias}")
+    return 0
 
 
 cdef int place(tuple names, str name, str what) except -1:
-    check(name in names, f"unknown {what} {name!r}; expected one of {', '.join(names)}")
+    if name not in names:
+        raise ValueError(f"unknown {what} {name!r}; expected one of {', '.join(names)}")
     return names.index(name)
 
 
 cdef int check_pooling(const nnkit_window *w, const Py_ssize_t *codes, Py_ssize_t code_bytes) except -1:
-    check(w.channels == w.out_channels, f"expected {w.channels} output channels, got {w.out_channels}")
-    check(code_bytes > 1 or w.kernel_y * w.kernel_x <= 256, "windows of more than 256 elements need int32 codes")
-    return check(codes[0] == w.batch and codes[1] == w.out_height and codes[2] == w.out_width
-                 and codes[3] == w.channels, "codes must be as large as the output")
+    if w.channels != w.out_channels:
+        raise ValueError(f"expected {w.channels} output channels, got {w.out_channels}")
+    if code_bytes == 1 and w.kernel_y * w.kernel_x > 256:
+        raise ValueError("windows of more than 256 elements need int32 codes")
+    if not (codes[0] == w.batch and codes[1] == w.out_height and codes[2] == w.out_width and codes[3] == w.channels):
+        raise ValueError("codes must be as large as the output")
+    return 0
 
 
 cdef int check_sizes(Py_ssize_t size, Py_ssize_t second, Py_ssize_t third) except -1:
-    return check(size == second == third, f"expected arrays of one size, got {size}, {second} and {third} elements")
+    if not size == second == third:
+        raise ValueError(f"expected arrays of one size, got {size}, {second} and {third} elements")
+    return 0
 
 
 cdef int apply_unary(nnkit_unary kernel, const floating[::1] x, floating[::1] out) except -1:
@@ -222,8 +234,9 @@ cdef int apply_binary(nnkit_binary kernel, const floating[::1] a, const floating
 
 
 cdef int check_like(const Py_ssize_t *shape, const Py_ssize_t *other, str what, str like) except -1:
-    return check(shape[0] == other[0] and shape[1] == other[1] and shape[2] == other[2] and shape[3] == other[3],
-                 f"{what} must be as large as {like}")
+    if not (shape[0] == other[0] and shape[1] == other[1] and shape[2] == other[2] and shape[3] == other[3]):
+        raise ValueError(f"{what} must be as large as {like}")
+    return 0
 
 
 ACTIVATIONS = {"identity": NNKIT_IDENTITY, "relu": NNKIT_RELU, "gelu": NNKIT_GELU, "gelu_tanh": NNKIT_GELU_TANH,
@@ -231,17 +244,20 @@ ACTIVATIONS = {"identity": NNKIT_IDENTITY, "relu": NNKIT_RELU, "gelu": NNKIT_GEL
 
 
 cdef int activation_code(str name) except -1:
-    check(name in ACTIVATIONS, f"expected an activation of {', '.join(ACTIVATIONS)}, got {name!r}")
+    if name not in ACTIVATIONS:
+        raise ValueError(f"expected an activation of {', '.join(ACTIVATIONS)}, got {name!r}")
     return ACTIVATIONS[name]
 
 
 cdef int check_batch(Py_ssize_t rows, Py_ssize_t columns, const int64_t[::1] labels, const double[::1] class_weight,
                      const double[::1] sample_weight) except -1:
     cdef Py_ssize_t n
-    check(rows > 0 and columns > 0, f"cross_entropy: there are no scores: ({rows}, {columns})")
-    check(labels.shape[0] == rows and (sample_weight is None or sample_weight.shape[0] == rows),
-          f"cross_entropy: expected {rows} labels and sample weights")
-    check(class_weight is None or class_weight.shape[0] == columns, f"cross_entropy: expected {columns} class weights")
+    if rows <= 0 or columns <= 0:
+        raise ValueError(f"cross_entropy: there are no scores: ({rows}, {columns})")
+    if not (labels.shape[0] == rows and (sample_weight is None or sample_weight.shape[0] == rows)):
+        raise ValueError(f"cross_entropy: expected {rows} labels and sample weights")
+    if class_weight is not None and class_weight.shape[0] != columns:
+        raise ValueError(f"cross_entropy: expected {columns} class weights")
     for n in range(rows):
         if not 0 <= labels[n] < columns:
             raise ValueError(f"cross_entropy: expected labels from 0 to {columns - 1}, got {labels[n]}")
@@ -300,7 +316,8 @@ cdef class KernelSet:
     def column_sums(self, const floating[:, ::1] x not None, floating[::1] sums not None):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef Py_ssize_t rows = x.shape[0], columns = x.shape[1]
-        check(sums.shape[0] == columns, "column_sums: sums must have an element for each column")
+        if sums.shape[0] != columns:
+            raise ValueError("column_sums: sums must have an element for each column")
         with nogil:
             table.column_sums(&x[0, 0], rows, columns, &sums[0])
 
@@ -310,7 +327,8 @@ cdef class KernelSet:
         cdef Py_ssize_t weight[4]
         x[0], x[1], x[2], x[3] = x_shape
         weight[0], weight[1], weight[2], weight[3] = weight_shape
-        check(min(x_shape) >= 0 and min(weight_shape) >= 0, f"expected sizes >= 0, got {x_shape} and {weight_shape}")
+        if min(x_shape) < 0 or min(weight_shape) < 0:
+            raise ValueError(f"expected sizes >= 0, got {x_shape} and {weight_shape}")
         cdef nnkit_window w = convolution(x, weight, stride, padding)
         check_weight(&w, weight, -1)
         cdef const nnkit_table *table = &self.tables[np.dtype(dtype) == np.float64]
@@ -339,10 +357,12 @@ cdef class KernelSet:
         cdef uint8_t *places = &codes[0, 0, 0, 0] if codes is not None else NULL
         cdef int method = place(ALGORITHMS, algorithm, "algorithm"), status
         check_weight(&w, weight.shape, -1 if bias is None else bias.shape[0])
-        check(1 < side <= 16, f"expected pooling windows of 2x2 to 16x16, got {side}x{side}")
-        check(out.shape[0] == w.batch and out.shape[1] == w.out_height // side
-              and out.shape[2] == w.out_width // side and out.shape[3] == w.out_channels,
-              f"out must be ({w.batch}, {w.out_height // side}, {w.out_width // side}, {w.out_channels})")
+        if not 1 < side <= 16:
+            raise ValueError(f"expected pooling windows of 2x2 to 16x16, got {side}x{side}")
+        if not (out.shape[0] == w.batch and out.shape[1] == w.out_height // side
+                and out.shape[2] == w.out_width // side and out.shape[3] == w.out_channels):
+            raise ValueError(f"out must be ({w.batch}, {w.out_height // side}, {w.out_width // side}, "
+                             f"{w.out_channels})")
         if codes is not None:
             check_like(out.shape, codes.shape, "codes", "out")
         with nogil:
@@ -418,9 +438,10 @@ cdef class KernelSet:
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef Py_ssize_t rows = x.shape[0], columns = x.shape[1]
         cdef int status
-        check(rows > 0, "batch_norm_statistics: there are no rows")
-        check(mean.shape[0] == columns and variance.shape[0] == columns,
-              f"batch_norm_statistics: mean and variance must have {columns} elements")
+        if rows <= 0:
+            raise ValueError("batch_norm_statistics: there are no rows")
+        if mean.shape[0] != columns or variance.shape[0] != columns:
+            raise ValueError(f"batch_norm_statistics: mean and variance must have {columns} elements")
         with nogil:
             status = table.batch_norm_statistics(&x[0, 0], rows, columns, &mean[0], &variance[0])
         check_memory(status)
@@ -433,11 +454,12 @@ cdef class KernelSet:
         cdef Py_ssize_t rows = x.shape[0], columns = x.shape[1]
         cdef const void *add = &addend[0, 0] if addend is not None else NULL
         cdef int status, kind = activation_code(activation)
-        check(out.shape[0] == rows and out.shape[1] == columns, f"batch_norm_apply: out must be ({rows}, {columns})")
-        check(addend is None or (addend.shape[0] == rows and addend.shape[1] == columns),
-              f"batch_norm_apply: addend must be ({rows}, {columns})")
-        check(mean.shape[0] == inverse_std.shape[0] == weight.shape[0] == bias.shape[0] == columns,
-              f"batch_norm_apply: mean, inverse_std, weight and bias must have {columns} elements")
+        if out.shape[0] != rows or out.shape[1] != columns:
+            raise ValueError(f"batch_norm_apply: out must be ({rows}, {columns})")
+        if addend is not None and (addend.shape[0] != rows or addend.shape[1] != columns):
+            raise ValueError(f"batch_norm_apply: addend must be ({rows}, {columns})")
+        if not (mean.shape[0] == inverse_std.shape[0] == weight.shape[0] == bias.shape[0] == columns):
+            raise ValueError(f"batch_norm_apply: mean, inverse_std, weight and bias must have {columns} elements")
         with nogil:
             status = table.batch_norm_apply(&x[0, 0], rows, columns, &mean[0], &inverse_std[0], &weight[0], &bias[0],
                                             kind, add, &out[0, 0])
@@ -454,17 +476,19 @@ cdef class KernelSet:
         cdef const void *rectified = NULL
         cdef void *inner = NULL
         cdef int status, kind = activation_code(activation)
-        check(rows > 0, "batch_norm_backward: there are no rows")
-        check(dout.shape[0] == dx.shape[0] == rows and dout.shape[1] == dx.shape[1] == columns,
-              f"batch_norm_backward: dout and dx must be ({rows}, {columns})")
-        check(mean.shape[0] == inverse_std.shape[0] == weight.shape[0] == bias.shape[0] == dweight.shape[0]
-              == dbias.shape[0] == columns,
-              f"batch_norm_backward: mean, inverse_std, weight, bias, dweight and dbias must have {columns} elements")
+        if rows <= 0:
+            raise ValueError("batch_norm_backward: there are no rows")
+        if not (dout.shape[0] == dx.shape[0] == rows and dout.shape[1] == dx.shape[1] == columns):
+            raise ValueError(f"batch_norm_backward: dout and dx must be ({rows}, {columns})")
+        if not (mean.shape[0] == inverse_std.shape[0] == weight.shape[0] == bias.shape[0] == dweight.shape[0]
+                == dbias.shape[0] == columns):
+            raise ValueError(f"batch_norm_backward: mean, inverse_std, weight, bias, dweight and dbias must have "
+                             f"{columns} elements")
         if sum_out is not None or daddend is not None:
-            check(sum_out is not None and daddend is not None and kind == NNKIT_RELU,
-                  "batch_norm_backward: sum_out and daddend are for ReLU and come together")
-            check(sum_out.shape[0] == daddend.shape[0] == rows and sum_out.shape[1] == daddend.shape[1] == columns,
-                  f"batch_norm_backward: sum_out and daddend must be ({rows}, {columns})")
+            if not (sum_out is not None and daddend is not None and kind == NNKIT_RELU):
+                raise ValueError("batch_norm_backward: sum_out and daddend are for ReLU and come together")
+            if not (sum_out.shape[0] == daddend.shape[0] == rows and sum_out.shape[1] == daddend.shape[1] == columns):
+                raise ValueError(f"batch_norm_backward: sum_out and daddend must be ({rows}, {columns})")
             rectified, inner = &sum_out[0, 0], &daddend[0, 0]
         with nogil:
             status = table.batch_norm_backward(&dout[0, 0], &x[0, 0], rows, columns, &mean[0], &inverse_std[0],

@@ -269,9 +269,9 @@ KERNEL int FN(gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias,
         return 0;
     if (a.column == 1 && b.row == 1 && (m <= 8 || n <= DOT_COLUMNS)) {
         p.blocks_n = CEIL_DIV(n, DOT_COLUMNS);
-        /* Fetching b takes as long as some four multiplications with it. */
-        nnkit_parallel(nnkit_threads_for(NS_A_PRODUCT * MAX(m, 4) * n * k), p.blocks_n * CEIL_DIV(m, DOT_ROWS),
-                       FN(dot_task), &p);
+        const double fetching = 0.015 * REAL_BYTES * n * k;  /* nanoseconds, from the L3 cache */
+        nnkit_parallel(nnkit_threads_for(MAX(NS_A_PRODUCT * m * n * k, fetching)),
+                       p.blocks_n * CEIL_DIV(m, DOT_ROWS), FN(dot_task), &p);
         return 0;
     }
     if (!bias && !relu && FN(gemm_sparse_pays)(a, b, m, n, k))

@@ -20,7 +20,7 @@ typedef struct {
 
 typedef struct {
     nnkit_matrix a, b;
-    ptrdiff_t m, n, k, block;  /* columns that a task has: some spans */
+    ptrdiff_t m, n, k, spans, tasks;  /* a task has some spans of columns */
     real *out;
     int accumulate;
     FN(term) *terms;  /* for each part of the depth and each row of a, room for SPARSE_DEPTH */
@@ -88,8 +88,8 @@ KERNEL void FN(sparse_task)(void *job, ptrdiff_t index, int thread)
     const FN(sparse_product) *p = job;
     real *panel = p->panels + thread * (PANEL_BYTES / REAL_BYTES);
     const real *b = p->b.data;
-    const ptrdiff_t end = MIN((index + 1) * p->block, p->n);
-    for (ptrdiff_t j = index * p->block; j < end; j += SPAN)
+    const ptrdiff_t begin = p->spans * index / p->tasks * SPAN, end = MIN(p->spans * (index + 1) / p->tasks * SPAN, p->n);
+    for (ptrdiff_t j = begin; j < end; j += SPAN)
         for (ptrdiff_t first = 0; first < p->k; first += SPARSE_DEPTH) {
             const int last = first + SPARSE_DEPTH >= p->k, add = first || p->accumulate;
             const ptrdiff_t width = MIN(SPAN, p->n - j), depth = MIN(SPARSE_DEPTH, p->k - first);
@@ -139,7 +139,8 @@ KERNEL int FN(gemm_sparse)(nnkit_matrix a, nnkit_matrix b, void *out, int accumu
         return -1;
     p.panels = (real *)(scratch + panels), p.terms = (FN(term) *)(scratch + terms), p.counts = (int *)(scratch + counts);
     nnkit_parallel(threads, parts * CEIL_DIV(m, BAND), FN(list_task), &p);
-    p.block = CEIL_DIV(CEIL_DIV(n, SPAN), 8 * threads) * SPAN;
-    nnkit_parallel(threads, CEIL_DIV(n, p.block), FN(sparse_task), &p);
+    /* Few tasks: nothing of a task's first panel has been asked for while others were at work. */
+    p.spans = CEIL_DIV(n, SPAN), p.tasks = MIN(p.spans, 4 * threads);
+    nnkit_parallel(threads, p.tasks, FN(sparse_task), &p);
     return 0;
 }

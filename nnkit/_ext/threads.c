@@ -10,7 +10,7 @@
 
 #include "kernels.h"
 
-#define WORTH_A_TEAM 40e3  /* nanoseconds: starting and ending a parallel region costs 5 to 50 microseconds */
+#define WORTH_A_TEAM 20e3  /* nanoseconds: starting and ending a parallel region costs 5 to 50 microseconds */
 
 static int thread_count = 1, forked = 0;
 

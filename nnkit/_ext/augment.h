@@ -101,7 +101,8 @@ typedef uint8_t FN(pixel_bytes) __attribute__((vector_size(4 * LANES)));
 
 INLINE void FN(read_block)(const uint8_t *in, int planes, int mirrored, FN(words) words[3])
 {
-    const FN(words) block = *(const FN(words) *)in;
+    FN(words) block;
+    memcpy(&block, in, sizeof block);  /* a row may begin at any byte */
     if (planes && mirrored)
         SHUFFLE_ALL(3)
     else if (planes)

@@ -86,7 +86,7 @@ class Arrays:
 
     @functools.cached_property
     def flips(self) -> np.ndarray:
-        return self._rng.integers(0, 2, len(self.images))
+        return self._rng.integers(0, 2, len(self.images), np.uint8)
 
 
 class Tensors:

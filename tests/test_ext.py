@@ -1,5 +1,7 @@
 """Every kernel set that runs here against the NumPy twin, over shapes that nobody likes."""
 
+import ctypes
+import mmap
 import multiprocessing
 import os
 import subprocess
@@ -667,22 +669,60 @@ def test_adam_step(kernels, dtype, threads, size, rng):
 
 @needs_compiled
 @pytest.mark.parametrize("pixel", [np.uint8, None], ids=["uint8", "float"])
-@pytest.mark.parametrize(("width", "channels"), [(11, 1), (11, 3), (11, 5), (37, 3)])
+@pytest.mark.parametrize(
+    ("width", "channels"),
+    [(11, 1), (11, 5), (40, 4), *((width, 3) for width in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 37, 48))],
+)
 def test_augment(kernels, dtype, pixel, width, channels, rng):
     images = rng.integers(0, 256, (9, 8, width, channels)).astype(pixel or dtype)
     count = 50
-    indices, flip = rng.integers(0, 9, count), rng.random(count) < 0.5
-    indices[:2], flip[:2] = (0, 8), True  # the first and the last in memory
+    indices, flip = rng.integers(0, 9, count), (rng.random(count) < 0.5).view(np.uint8)
+    indices[:2], flip[:2] = (0, 8), 1  # the first and the last in memory
     shifts, holes = rng.integers(-14, 15, (2, count)), rng.integers(-6, 13, (2, count))
     scale, offset = normal(rng, (2, channels), dtype)
     none = [None, None]
-    for changes in ([flip, *shifts, *holes, 5], [flip, *shifts, *none, 0], [None, *none, *holes, 5], [None] * 5 + [0]):
+    for changes in (
+        [flip, *shifts, *holes, 5],
+        [flip, *shifts, *none, 0],
+        [flip, *none, *none, 0],
+        [None, *none, *holes, 5],
+        [None] * 5 + [0],
+    ):
         arguments = [images, indices, *changes, scale, offset]
         (pair,) = both(kernels, "augment", arguments, [np.empty((count, 8, width, channels), dtype)])
         agree(*pair, dtype)
         planes = np.empty((count, channels, 8, width), dtype)
         kernels.augment(*arguments, planes, channels_last=False)
         np.testing.assert_array_equal(planes, pair[0].transpose(0, 3, 1, 2))
+
+
+def before_a_forbidden_page(array):
+    """A copy that ends with a page of memory, behind which nothing may be read or written."""
+    libc, page = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
+    pages = -(-array.nbytes // page) * page
+    memory = mmap.mmap(-1, pages + page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert libc.mprotect(ctypes.c_void_p(address + pages), ctypes.c_size_t(page), 0) == 0  # PROT_NONE
+    copy = np.frombuffer(memory, array.dtype, array.size, pages - array.nbytes).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@needs_compiled
+@pytest.mark.skipif(sys.platform != "linux", reason="protects a page as Linux does")
+@pytest.mark.parametrize("channels_last", [False, True], ids=["planes", "last"])
+@pytest.mark.parametrize("width", [1, 5, 8, 16, 17, 32, 37])
+def test_augment_stays_within_its_memory(kernels, dtype, width, channels_last, rng):
+    images = before_a_forbidden_page(rng.integers(0, 256, (2, 3, width, 3), np.uint8))
+    indices = np.ones(4, np.int64)
+    flip, shifts = np.array([0, 1, 0, 1], np.uint8), np.array([0, 0, 1, -1])
+    scale, offset = normal(rng, (2, 3), dtype)
+    out = before_a_forbidden_page(np.empty((4, 3, width, 3) if channels_last else (4, 3, 3, width), dtype))
+    expected = out.copy()
+    arguments = [images, indices, flip, shifts, shifts, None, None, 0, scale, offset]
+    kernels.augment(*arguments, out, channels_last)
+    reference.augment(*arguments, expected, channels_last)
+    agree(out, expected, dtype)
 
 
 @needs_compiled
@@ -742,7 +782,7 @@ def results(kernels, rng):
         ("gemm", [rows.T, rows], [np.empty((24, 24), np.float32)]),
         (
             "augment",
-            [image, shifts % 20, shifts % 2, *[shifts] * 4, 5, bias[:3], bias[3:6]],
+            [image, shifts % 20, (shifts % 2).astype(np.uint8), *[shifts] * 4, 5, bias[:3], bias[3:6]],
             [np.empty((600, 16, 16, 3), np.float32)],
         ),
         ("column_sums", [x.reshape(20, -1)], [np.empty(16 * 16 * 24, np.float32)]),
@@ -795,8 +835,9 @@ def test_an_empty_batch_may_claim_images_of_any_size(kernels):
     kernels.conv2d_backward_weight(x, out, weight, bias, *options)
     assert not weight.any()
     assert not bias.any()
-    images, long, one = np.empty((0, 1, 2**61 - 1, 1), np.uint8), (0, 1, 2**61 - 1, 1), np.ones(1)
-    kernels.augment(images, [], [], None, None, None, None, 0, one, one, np.empty(long, np.float32))
+    images, long, one = np.empty((0, 1, 2**61 - 1, 1), np.uint8), (0, 1, 2**61 - 1, 1), np.ones(1, np.float32)
+    none = np.empty(0, np.int64)
+    kernels.augment(images, none, None, None, None, None, None, 0, one, one, np.empty(long, np.float32))
     kernels.transpose_images(np.empty((2**59, 0, 3), np.float32), np.empty((2**59, 3, 0), np.float32))
 
 
@@ -1131,19 +1172,25 @@ class TestWrongArguments:
     def test_augment(self, kernels):
         images, out = np.ones((3, 4, 4, 1), np.uint8), np.ones((2, 4, 4, 1), np.float32)
         zeros, one = np.zeros(2, int), np.ones(1, np.float32)
-        good = [images, zeros, zeros, zeros, zeros, zeros, zeros, 0, one, one, out]
+        flip = np.zeros(2, np.uint8)
+        good = [images, zeros, flip, zeros, zeros, zeros, zeros, 0, one, one, out]
         kernels.augment(*good)
         for position, wrong in [
             (1, np.array([0, 3])),
             (1, np.array([-1, 0])),
             (1, zeros[:1]),
-            (2, zeros[:1]),
+            (1, zeros.astype(np.int32)),
+            (1, np.zeros(4, int)[::2]),
+            (2, flip[:1]),
+            (2, zeros),
             (1, None),
             (3, None),
             (5, zeros[:1]),
             (7, -1),
             (3, np.array([1 << 60, 0])),
             (8, np.ones(2, np.float32)),
+            (9, np.ones(1)),
+            (9, None),
             (10, out[:, :3].copy()),
             (0, images.astype(np.float64)),
         ]:

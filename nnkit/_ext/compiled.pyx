@@ -264,18 +264,17 @@ cdef int check_batch(Py_ssize_t rows, Py_ssize_t columns, const int64_t[::1] lab
     return 0
 
 
-cdef const int64_t[::1] integers(values, Py_ssize_t count, str what, int64_t low, int64_t high):
-    """View `count` whole numbers from low to below high, one for each image; None stays None."""
-    if values is None:
-        return None
-    cdef const int64_t[::1] numbers = np.ascontiguousarray(values, np.int64)
+cdef int check_numbers(const int64_t[::1] numbers, Py_ssize_t count, str what, int64_t low, int64_t high) except -1:
+    """There are `count` numbers from low to below high, one for each image, or there are none."""
     cdef Py_ssize_t i
+    if numbers is None:
+        return 0
     if numbers.shape[0] != count:
         raise ValueError(f"augment: {what} must have {count} elements, got {numbers.shape[0]}")
     for i in range(count):
         if not low <= numbers[i] < high:
             raise ValueError(f"augment: {what}[{i}] is {numbers[i]}, expected {low} to {high - 1}")
-    return numbers
+    return 0
 
 
 cdef class KernelSet:
@@ -590,19 +589,18 @@ cdef class KernelSet:
             table.adam_step(&params[0], &grads[0], &m[0], &v[0], size, step, lr, beta1, beta2, eps, weight_decay,
                             decoupled)
 
-    def augment(self, const pixel[:, :, :, ::1] images not None, indices, flip, shift_y, shift_x, hole_y, hole_x,
-                Py_ssize_t hole, scale, offset, floating[:, :, :, ::1] out not None, bint channels_last=True):
+    def augment(self, const pixel[:, :, :, ::1] images not None, const int64_t[::1] indices not None,
+                const uint8_t[::1] flip, const int64_t[::1] shift_y, const int64_t[::1] shift_x,
+                const int64_t[::1] hole_y, const int64_t[::1] hole_x, Py_ssize_t hole,
+                const floating[::1] scale not None, const floating[::1] offset not None,
+                floating[:, :, :, ::1] out not None, bint channels_last=True):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef Py_ssize_t batch = out.shape[0]
-        cdef const int64_t[::1] picks = integers(indices, batch, "indices", 0, images.shape[0])
-        cdef const int64_t[::1] dy = integers(shift_y, batch, "shift_y", -FAR, FAR)
-        cdef const int64_t[::1] dx = integers(shift_x, batch, "shift_x", -FAR, FAR)
-        cdef const int64_t[::1] top = integers(hole_y, batch, "hole_y", -FAR, FAR)
-        cdef const int64_t[::1] left = integers(hole_x, batch, "hole_x", -FAR, FAR)
-        cdef const uint8_t[::1] mirror = None if flip is None else np.ascontiguousarray(flip, np.uint8)
-        real = np.float64 if floating is double else np.float32
-        cdef const floating[::1] factors = np.ascontiguousarray(scale, real)
-        cdef const floating[::1] terms = np.ascontiguousarray(offset, real)
+        check_numbers(indices, batch, "indices", 0, images.shape[0])
+        check_numbers(shift_y, batch, "shift_y", -FAR, FAR)
+        check_numbers(shift_x, batch, "shift_x", -FAR, FAR)
+        check_numbers(hole_y, batch, "hole_y", -FAR, FAR)
+        check_numbers(hole_x, batch, "hole_x", -FAR, FAR)
         cdef nnkit_window w
         cdef int status
         w.batch, w.height, w.width, w.channels = batch, out.shape[1], out.shape[2], out.shape[3]
@@ -613,20 +611,20 @@ cdef class KernelSet:
         if images.shape[1] != w.height or images.shape[2] != w.width or images.shape[3] != w.channels:
             raise ValueError(f"augment: images are {images.shape[1]}x{images.shape[2]}x{images.shape[3]}, "
                              f"but out holds some of {w.height}x{w.width}x{w.channels}")
-        if factors.shape[0] != w.channels or terms.shape[0] != w.channels:
+        if scale.shape[0] != w.channels or offset.shape[0] != w.channels:
             raise ValueError(f"augment: scale and offset must have {w.channels} elements")
-        if mirror is not None and mirror.shape[0] != batch:
-            raise ValueError(f"augment: flip must have {batch} elements, got {mirror.shape[0]}")
-        if picks is None or (dy is None) != (dx is None):
-            raise ValueError("augment: expected indices, and shifts along both axes or neither")
-        if not 0 <= hole < FAR or (hole and (top is None or left is None)):
+        if flip is not None and flip.shape[0] != batch:
+            raise ValueError(f"augment: flip must have {batch} elements, got {flip.shape[0]}")
+        if (shift_y is None) != (shift_x is None):
+            raise ValueError("augment: expected shifts along both axes or neither")
+        if not 0 <= hole < FAR or (hole and (hole_y is None or hole_x is None)):
             raise ValueError(f"augment: hole must be from 0 to below 2^20 and have places, got {hole}")
         cdef const int64_t *no_place = NULL
         with nogil:
             status = table.augment(
-                &w, &images[0, 0, 0, 0], sizeof(pixel), &picks[0], &mirror[0] if mirror is not None else NULL,
-                &dy[0] if dy is not None else no_place, &dx[0] if dx is not None else no_place,
-                &top[0] if hole else no_place, &left[0] if hole else no_place, hole, &factors[0], &terms[0],
+                &w, &images[0, 0, 0, 0], sizeof(pixel), &indices[0], &flip[0] if flip is not None else NULL,
+                &shift_y[0] if shift_y is not None else no_place, &shift_x[0] if shift_x is not None else no_place,
+                &hole_y[0] if hole else no_place, &hole_x[0] if hole else no_place, hole, &scale[0], &offset[0],
                 &out[0, 0, 0, 0], channels_last)
         check_memory(status)
 

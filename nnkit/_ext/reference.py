@@ -296,11 +296,12 @@ def augment(images, indices, flip, shift_y, shift_x, hole_y, hole_x, hole, scale
 
     out is (B, H, W, C), or (B, C, H, W) without channels_last.
 
-    images are uint8, or of out's type. Per image b: take images[indices[b]]; mirror it left-right if flip[b]; move it
-    down by shift_y[b] and right by shift_x[b] pixels (int, may be negative); then `out = pixel * scale + offset` (both
-    (C,)). What moves in from outside, and the square of hole × hole pixels whose upper left corner is at
-    (hole_y[b], hole_x[b]) (may lie partly outside; none when hole is 0), is 0. None for flip, for both shifts or, where
-    hole is 0, for the holes' places says that no image is changed so.
+    images are uint8, or of out's type, as scale and offset (C,) are; flip is uint8; indices, shifts and places int64.
+    Per image b: take images[indices[b]]; mirror it left-right if flip[b]; move it down by shift_y[b] and right by
+    shift_x[b] pixels (may be negative); then `out = pixel * scale + offset`. What moves in from outside, and the
+    square of hole × hole pixels whose upper left corner is at (hole_y[b], hole_x[b]) (may lie partly outside; none
+    when hole is 0), is 0. None for flip, for both shifts or, where hole is 0, for the holes' places says that no
+    image is changed so.
     """
     height, width = images.shape[1:3]
     if not channels_last:

@@ -132,19 +132,20 @@ def batches(
     mean, std = checked_normalization((0.0, 1.0) if normalize is None else normalize, dataset.images.shape[3])
     unit = 1 / 255 if dataset.images.dtype == np.uint8 else 1.0
     scale, offset = (unit / std).astype(dtype), (-mean / std).astype(dtype)  # the kernel's multiply-add
-    order = epoch_order(len(dataset), seed, epoch) if shuffle else np.arange(len(dataset))
+    images, labels, count = dataset.images, dataset.labels, len(dataset)
+    order = epoch_order(count, seed, epoch) if shuffle else np.arange(count)
+    order = order.astype(np.int64, copy=False)  # the kernel takes no other; where a pointer has 32 bits, it is one
 
     augment = Augment() if augment is None else augment
-    changes = _draw_changes(dataset, augment, (seed, _AUGMENT, epoch))
+    hole, changes = int(augment.cutout), _draw_changes(dataset, augment, (seed, _AUGMENT, epoch))
 
     def make(index: int) -> tuple[np.ndarray, np.ndarray]:
-        part = batch_slice(index, batch_size, len(dataset), shard)
+        part = batch_slice(index, batch_size, count, shard)
         rows = order[part]
         own = [None if drawn is None else drawn[part] for drawn in changes]
-        x = _make_batch(dataset.images, rows, own, int(augment.cutout), scale, offset, channels_last)
-        return x, dataset.labels[rows]
+        return _make_batch(images, rows, own, hole, scale, offset, channels_last), labels[rows]
 
-    indices = range(start, count_batches(len(dataset), batch_size, drop_single=drop_single), stride)
+    indices = range(start, count_batches(count, batch_size, drop_single=drop_single), stride)
     return (make(index) for index in indices)
 
 
@@ -260,7 +261,7 @@ def _make_batch(
     count, dtype = len(rows), scale.dtype
     height, width, channels = images.shape[1:]
     if images.dtype != np.uint8 and images.dtype != dtype:
-        images, rows = images[rows].astype(dtype), np.arange(count)
+        images, rows = images[rows].astype(dtype), np.arange(count, dtype=np.int64)
     shape = (height, width, channels) if channels_last else (channels, height, width)
     out = memory.empty((count, *shape), dtype)
     kernels.augment(images, rows, *changes, hole, scale, offset, out, channels_last)

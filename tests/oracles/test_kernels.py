@@ -219,18 +219,17 @@ def adam_step(draw, numbers):
 
 
 def augment(draw, numbers):
-    (n, height, width), count, c, rng = (
-        draw(st.tuples(*[st.integers(1, 9)] * 3)),
-        draw(sizes),
-        draw(channels),
-        numbers.rng,
-    )
+    (n, height, width), count, c = draw(st.tuples(*[st.integers(1, 9)] * 3)), draw(sizes), draw(st.just(3) | channels)
+    rng = numbers.rng
+    width *= draw(st.sampled_from([1, 5]))  # less than a vector of pixels, or more
     images = rng.integers(0, 256, (n, height, width, c)).astype(draw(st.sampled_from([np.uint8, numbers.dtype])))
     flip = (rng.random(count) < 0.5).view(np.uint8)
     shifts, holes = rng.integers(-12, 13, (2, count)), rng.integers(-12, 21, (2, count))
     scale, offset = numbers.normal(2, c)
     arguments = [images, rng.integers(0, n, count), flip, *shifts, *holes, draw(st.integers(0, 5)), scale, offset]
-    return [*arguments, numbers.hole(count, height, width, c)], [10]
+    channels_last = draw(st.booleans())
+    shape = (height, width, c) if channels_last else (c, height, width)
+    return [*arguments, numbers.hole(count, *shape), channels_last], [10]
 
 
 def transpose_images(draw, numbers):

@@ -289,7 +289,7 @@ KERNEL int FN(augment)(const nnkit_window *w, const void *images, int image_byte
     if (nnkit_empty(w->batch, w->height, w->width, w->channels))
         return 0;
     const ptrdiff_t row_size = w->width * w->channels;
-    const int threads = nnkit_threads_for(0.025 * REAL_BYTES * w->batch * w->height * row_size);
+    const int threads = nnkit_threads_for(0.035 * REAL_BYTES * w->batch * w->height * row_size);
     p.spare_size = (row_size * image_bytes + SPILL + 63) / 64 * 64;
     size_t total = 0;
     const size_t scales = nnkit_reserve(&total, sizeof(real) * row_size);

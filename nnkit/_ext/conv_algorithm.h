@@ -31,6 +31,8 @@ KERNEL int FN(cheapest)(const nnkit_window *w, int pass)
 /* The algorithm of a pass for what was asked: Winograd's where they apply. */
 KERNEL int FN(conv2d_algorithm)(const nnkit_window *w, int algorithm, int pass)
 {
+    if (pass == NNKIT_FORWARD && FN(filters_rows)(w) && algorithm != NNKIT_WINOGRAD2)
+        return algorithm == NNKIT_AUTO ? NNKIT_WINOGRAD4 : algorithm;
     if (w->kernel_y != 3 || w->kernel_x != 3 || w->stride_y != 1 || w->stride_x != 1)
         return NNKIT_DIRECT;
     return algorithm == NNKIT_AUTO ? FN(cheapest)(w, pass) : algorithm;
@@ -46,6 +48,8 @@ KERNEL int FN(conv2d_forward)(const nnkit_window *w, int algorithm, const void *
         return FN(is_few)(w)           ? FN(convolve_few)(w, x, weight, bias, relu, out)
                : FN(is_first_layer)(w) ? FN(convolve_first_layer)(w, x, weight, bias, relu, out, NULL)
                                        : FN(convolve)(w, x, weight, bias, relu, out, 0);
+    if (algorithm == NNKIT_WINOGRAD4 && FN(filters_rows)(w))
+        return FN(convolve_filtered_rows)(w, x, weight, bias, relu, out, NULL);
     return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out, NULL, 0);
 }
 
@@ -62,6 +66,8 @@ KERNEL int FN(conv2d_pool_forward)(const nnkit_window *w, int algorithm, const v
     if (algorithm == NNKIT_DIRECT)
         return FN(is_first_layer)(w) && !FN(is_few)(w)
                    ? FN(convolve_first_layer)(w, x, weight, bias, relu, out, &pool) : 1;
+    if (algorithm == NNKIT_WINOGRAD4 && FN(filters_rows)(w))
+        return FN(convolve_filtered_rows)(w, x, weight, bias, relu, out, &pool);
     return side == 2 ? FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out,
                                              &pool, 0) : 1;
 }

@@ -197,16 +197,18 @@ INLINE void FN(filter_tiles)(int pairs, int vectors, const FN(row_filter) *s, co
             in[r] += s->lanes;
         }
     }
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
+        vec y[2][FILTER_OUTPUTS];
         UNROLL
-        for (int v = 0; v < vectors; v++) {
-            vec y[FILTER_OUTPUTS];
-            FN(filter_outputs)(pairs, &s->points, products, r, v, FN(load)(s->f.starts + (vector + v) * LANES), y);
+        for (int v = 0; v < vectors; v++)
+            FN(filter_outputs)(pairs, &s->points, products, r, v, FN(load)(s->f.starts + (vector + v) * LANES), y[v]);
+        UNROLL
+        for (int i = 0; i < FILTER_OUTPUTS; i++)
             UNROLL
-            for (int i = 0; i < FILTER_OUTPUTS; i++)
+            for (int v = 0; v < vectors; v++)
                 if (i < tiles->width[r])
-                    FN(store_channels)(&s->f, vector + v, y[i], tiles->out[r] + i * s->f.g.w->out_channels);
-        }
+                    FN(store_channels)(&s->f, vector + v, y[v][i], tiles->out[r] + i * s->f.g.w->out_channels);
+    }
 }
 
 INLINE FN(row_tiles) FN(take_tiles)(const FN(row_filter) *s, const real *v, ptrdiff_t first, ptrdiff_t count, real *out)

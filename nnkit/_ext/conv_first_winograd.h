@@ -269,7 +269,6 @@ KERNEL FN(row_filter) FN(describe_row_filter)(const nnkit_window *w, const real 
     FN(row_filter) s = {.f.g = FN(describe_first_layer)(w, x, side), .pairs = (int)(w->kernel_x + 1) / 2};
     FN(first_layer) *g = &s.f.g;
     ptrdiff_t height = g->rows + w->kernel_y - 1;
-    s.points = FN(choose_points)(s.pairs);
     s.tiles = CEIL_DIV(w->out_width, FILTER_OUTPUTS), s.depth = w->kernel_y * w->channels;
     s.lanes = CEIL_DIV(s.tiles * w->channels, LANES) * LANES;
     s.phase = s.lanes + FILTER_POINTS(s.pairs) / FILTER_OUTPUTS * w->channels;
@@ -294,6 +293,7 @@ KERNEL int FN(convolve_filtered_rows)(const nnkit_window *w, const real *x, cons
     char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;
+    s.points = FN(choose_points)(s.pairs);
     s.f.relu = relu && !pool, s.f.out = out, s.f.pool = pool;
     FN(pack_first_layer_weight)(g, weight, bias, (real *)(scratch + panels), (real *)(scratch + starts));
     FN(prepare_filter)(&s, (real *)(scratch + panels), (real *)(scratch + u), (ptrdiff_t *)(scratch + entry));

@@ -42,7 +42,8 @@ KERNEL int FN(cheapest)(const nnkit_window *w, int pass)
     return two <= four ? NNKIT_WINOGRAD2 : NNKIT_WINOGRAD4;
 }
 
-/* The algorithm of a pass for what was asked: Winograd's where they apply. A first layer's WINOGRAD4 is that along rows. */
+/* The algorithm of a pass for what was asked: Winograd's where they apply. On the way forward, a first layer's
+   WINOGRAD4 is that along rows. */
 KERNEL int FN(conv2d_algorithm)(const nnkit_window *w, int algorithm, int pass)
 {
     if (pass == NNKIT_FORWARD && algorithm != NNKIT_WINOGRAD2 && FN(filters_rows)(w)

@@ -117,7 +117,7 @@ KERNEL void FN(prepare_filter)(const FN(row_filter) *s, const real *panels, real
             *entry++ = i * points * s->lanes + c;
 }
 
-/* Deal out a row's pixels: every fourth comes to the same quarter, so that what tiles have at one place lies together. */
+/* Deal out a row's pixels, every fourth to the same quarter: what tiles have at one place lies together then. */
 INLINE void FN(deal_out)(ptrdiff_t channels, const real *row, ptrdiff_t pixels, ptrdiff_t phase, real *quarters)
 {
     for (ptrdiff_t x = 0; x < pixels; x++)
@@ -225,7 +225,8 @@ INLINE FN(row_tiles) FN(take_tiles)(const FN(row_filter) *s, const real *v, ptrd
 }
 
 /* A band of `pixels` outputs, as in conv_first.h. */
-INLINE void FN(filter_band)(int pairs, const FN(row_filter) *s, const real *frame, ptrdiff_t pixels, real *own, real *out)
+INLINE void FN(filter_band)(int pairs, const FN(row_filter) *s, const real *frame, ptrdiff_t pixels, real *own,
+                            real *out)
 {
     enum { NEAR = (64 << 10) / REAL_BYTES };
     const FN(first_layer) *g = &s->f.g;
@@ -289,7 +290,8 @@ KERNEL int FN(convolve_filtered_rows)(const nnkit_window *w, const real *x, cons
     size_t starts = nnkit_reserve(&total, sizeof(real) * g->vectors * LANES);
     size_t frames = nnkit_reserve(&total, sizeof(real) * g->frame_size * g->threads);
     size_t own = nnkit_reserve(&total, sizeof(real) * s.own_size * g->threads);
-    size_t maps = nnkit_reserve(&total, pool ? sizeof(real) * g->rows * w->out_width * w->out_channels * g->threads : 0);
+    size_t map = sizeof(real) * g->rows * w->out_width * w->out_channels;
+    size_t maps = nnkit_reserve(&total, pool ? map * g->threads : 0);
     char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;

@@ -21,16 +21,19 @@ KERNEL double FN(estimate)(const nnkit_window *w, int m, int pass)
 }
 
 /* Whether filtering along rows is faster for a first layer, counted likewise: storing sums is like some more of them; a
-   point of a row has its transform, and so has each pixel of few channels. Bands are cut the same for both ways, but
-   on narrow images a tile of ROWS finds more of pixels than of tiles. */
+   point of a row has its transform, pixels of less than a vector are more trouble, and outputs that the caches cannot
+   hold are waited for, because filtered ones come many at a time. Bands are cut the same for both ways, but on narrow
+   images a tile of ROWS finds more of pixels than of tiles. */
 KERNEL int FN(filtering_pays)(const nnkit_window *w)
 {
-    const double store = 9, transform = 16, narrow = w->out_channels < LANES ? 4 : 0;
+    const double bytes = (double)w->batch * w->out_height * w->out_width * w->out_channels * REAL_BYTES;
+    const double store = 9, transform = 16, narrow = w->out_channels < LANES ? 4 : 0, wait = bytes > 24e6 ? 10 : 0;
     const FN(row_filter) s = FN(describe_row_filter)(w, NULL, 1);
     const FN(first_layer) *g = &s.f.g;
     double pixels = CEIL_DIV(g->rows * w->out_width, ROWS) * ROWS, tiles = CEIL_DIV(g->rows * s.tiles, ROWS) * ROWS;
     double transforms = transform * (g->rows + w->kernel_y - 1) * s.lanes / LANES;
-    return FILTER_POINTS(s.pairs) * ((s.depth + store) * tiles * g->vectors + transforms) + narrow * pixels
+    return FILTER_POINTS(s.pairs) * ((s.depth + store) * tiles * g->vectors + transforms)
+           + (narrow + wait * g->vectors) * pixels
            < (g->depth + store) * pixels * g->vectors;
 }
 

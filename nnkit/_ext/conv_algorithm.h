@@ -27,7 +27,7 @@ KERNEL double FN(estimate)(const nnkit_window *w, int m, int pass)
 KERNEL int FN(filtering_pays)(const nnkit_window *w)
 {
     const double bytes = (double)w->batch * w->out_height * w->out_width * w->out_channels * REAL_BYTES;
-    const double store = 9, transform = 16, narrow = w->out_channels < LANES ? 4 : 0, wait = bytes > 24e6 ? 10 : 0;
+    const double store = 9, transform = 16, narrow = w->out_channels < LANES ? 2 : 0, wait = bytes > 24e6 ? 10 : 0;
     const FN(row_filter) s = FN(describe_row_filter)(w, NULL, 1);
     const FN(first_layer) *g = &s.f.g;
     double pixels = CEIL_DIV(g->rows * w->out_width, ROWS) * ROWS, tiles = CEIL_DIV(g->rows * s.tiles, ROWS) * ROWS;

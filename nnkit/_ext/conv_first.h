@@ -111,12 +111,12 @@ typedef struct {                                   /* ROWS output pixels; beyond
 /* A vector of a pixel's channels. */
 INLINE void FN(store_channels)(const FN(first_layer_forward) *f, ptrdiff_t vector, vec sum, real *pixel)
 {
-    if (f->relu)
-        sum = FN(rectify)(sum);
+    vec y = f->relu ? FN(rectify)(sum) : sum;
     if (f->g.w->out_channels >= LANES)
-        FN(store)(pixel + FN(first_channel)(&f->g, vector), sum);
+        FN(store)(pixel + FN(first_channel)(&f->g, vector), y);
     else
-        memcpy(pixel, &sum, sizeof(real) * f->g.w->out_channels);
+        for (ptrdiff_t c = 0; c < f->g.w->out_channels; c++)
+            pixel[c] = y[c];
 }
 
 INLINE void FN(forward_tile)(int vectors, const FN(first_layer_forward) *f, const FN(pixels) *pixels, ptrdiff_t vector)

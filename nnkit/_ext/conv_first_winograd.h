@@ -15,7 +15,7 @@
    one for each input of a tile. Row p of B' has the coefficients of the product of (x - a) over all finite points a but
    p's own, row infinity of the product over all; row p of G the powers of p, over the product of its distances to the
    others, row infinity the last unit vector; column p of A' the powers of p. A pair shares what is even in its rows,
-   and what is odd. Of fractions with small numbers, the q below had the smallest errors. */
+   and what is odd. Of fractions with small numbers, the q below were among those with the smallest errors. */
 
 #ifndef NNKIT_CONV_FIRST_WINOGRAD_H
 #define NNKIT_CONV_FIRST_WINOGRAD_H

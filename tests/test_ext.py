@@ -62,6 +62,8 @@ WINDOWS = [
     (1, 64, 64, 9, 16, (3, 3), (1, 1), (1, 1)),
     (0, 4, 4, 3, 4, (3, 3), (1, 1), (1, 1)),
     (9, 34, 35, 3, 24, (2, 2), (1, 1), (0, 0)),  # a first layer: two bands each, more than there are parts
+    (3, 11, 13, 4, 17, (5, 3), (1, 1), (2, 1)),  # with Winograd, filtered along rows
+    (2, 10, 9, 1, 1, (3, 7), (1, 1), (1, 3)),
     (2, 23, 28, 3, 72, (12, 14), (9, 7), (2, 0)),  # weights beyond the L1 cache
     (1, 2, 1100, 1, 65, (3, 2), (1, 1), (1, 1)),  # rows longer than a band
     (1, 4, 4, 24, 70, (3, 3), (1, 1), (1, 1)),  # fewer pixels than output channels, from here on
@@ -116,6 +118,12 @@ def window_shapes(window):
         (size + 2 * p - k) // s + 1 for size, p, k, s in zip((height, width), padding, kernel, stride, strict=True)
     )
     return (n, height, width, channels), (n, rows, columns, out_channels), (out_channels, channels, *kernel)
+
+
+def filtered_along_rows(window):
+    """Whether Winograd's algorithm takes rows of such a convolution, forward, instead of squares."""
+    channels, ((_, kernel_x), stride, _) = window[3], window[-3:]
+    return 0 < channels <= 4 and kernel_x in (3, 5, 7) and stride == (1, 1)
 
 
 def laid_out(rng, shape, dtype, layout):
@@ -282,7 +290,9 @@ def test_conv2d_and_max_pool2d_in_one_are_the_same_bits(kernels, dtype, threads,
             np.testing.assert_array_equal(codes, where)
             assert kernels.conv2d_pool_forward(*arrays, alone, None, *how)
             np.testing.assert_array_equal(alone, expected)
-    if x.size and algorithm != "direct" and weight_shape[2:] == (3, 3) and window[-2] == (1, 1):
+    if x.size and algorithm == "winograd4" and filtered_along_rows(window):
+        assert done == set(range(2, min(5, *shape[1:3])))
+    elif x.size and algorithm != "direct" and weight_shape[2:] == (3, 3) and window[-2] == (1, 1):
         assert done == ({2} if min(shape[1:3]) > 2 else set())
 
 
@@ -434,9 +444,92 @@ def test_winograd_applies_to_3x3_kernels_with_stride_1(kernels):
             assert kernels.conv2d_algorithm(name, x, three, (2, 1), (1, 1), np.float32, asked) == "direct"
             assert kernels.conv2d_algorithm(name, x, (64, 64, 3, 5), (1, 1), (1, 1), np.float32, asked) == "direct"
         assert kernels.conv2d_algorithm(name, x, three, (1, 1), (1, 1), np.float32) == "winograd4"
-    # An image's three channels, and a single small image, are not worth the transforms.
-    assert kernels.conv2d_algorithm("forward", (64, 32, 32, 3), (32, 3, 3, 3), (1, 1), (1, 1), np.float32) == "direct"
+    # A single small image is not worth the transforms.
     assert kernels.conv2d_algorithm("forward", (1, 2, 2, 64), three, (1, 1), (1, 1), np.float32) == "direct"
+
+
+@needs_compiled
+def test_winograd_applies_to_rows_of_first_layers(kernels):
+    def algorithm(kernel, asked="auto", channels=3, stride=(1, 1), name="forward", size=32):
+        x, weight = (64, size, size, channels), (32, channels, *kernel)
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        return kernels.conv2d_algorithm(name, x, weight, stride, padding, np.float32, asked)
+
+    for kernel in [(7, 7), (5, 5), (3, 3), (2, 3), (11, 7)]:
+        for asked, expected in [("auto", "winograd4"), ("winograd4", "winograd4"), ("direct", "direct")]:
+            assert algorithm(kernel, asked) == expected
+        for stride in [(2, 1), (1, 2)]:
+            assert algorithm(kernel, "winograd4", stride=stride) == "direct"
+    for kernel in [(7, 7), (5, 5), (3, 5), (5, 3)]:
+        assert algorithm(kernel, "winograd2") == algorithm(kernel, "winograd4", channels=5) == "direct"
+        for name in ("backward_input", "backward_weight"):
+            assert algorithm(kernel, "winograd4", name=name) == "direct"
+    for kernel in [(2, 2), (7, 1), (7, 4), (11, 11)]:
+        assert algorithm(kernel, "winograd4") == "direct"
+    # Not worth it: small images of one channel, of which a tile of 4 has few outputs.
+    assert algorithm((3, 3), channels=1, size=5) == "direct"
+    assert algorithm((3, 3), "winograd2") == "winograd2"
+    for name in ("backward_input", "backward_weight"):  # these have tiles of 4 x 4
+        assert algorithm((3, 3), "winograd4", name=name) == "winograd4"
+
+
+def filtered_windows(channels):
+    kernels = [((7, 7), (3, 3)), ((5, 3), (0, 1)), ((3, 7), (2, 6)), ((5, 5), (4, 0)), ((1, 3), (0, 2))]
+    windows = [(2, 9, width, *channels, *sides) for width in range(1, 10) for sides in kernels]
+    windows += [(0, 9, 9, *channels, *sides) for sides in kernels]
+    # Several bands an image, several images a thread; rows longer than a band.
+    windows += [(5, 37, 31, *channels, (7, 5), (3, 2)), (1, 2, 1100, *channels, (2, 3), (1, 1))]
+    return [(*w[:6], (1, 1), w[6]) for w in windows if w[2] + 2 * w[6][1] >= w[5][1]]
+
+
+@needs_compiled
+@pytest.mark.parametrize("channels", [(1, 1), (1, 16), (2, 7), (3, 17), (3, 32), (4, 70)], ids=str)
+def test_winograd_along_rows(kernels, dtype, threads, channels, rng):
+    for window in filtered_windows(channels):
+        x_shape, out_shape, weight_shape = window_shapes(window)
+        x, weight, bias = normal(rng, x_shape, dtype), normal(rng, weight_shape, dtype), normal(rng, channels[1], dtype)
+        assert kernels.conv2d_algorithm("forward", x_shape, weight_shape, *window[-2:], dtype, "winograd4") == (
+            "winograd4" if x.size else "direct"
+        )
+        found = []
+        for b, relu in [(bias, False), (bias, True), (None, True)]:
+            expected, out = np.empty(out_shape), np.full(out_shape, np.nan, dtype)
+            reference.conv2d_forward(
+                x.astype(float), weight.astype(float), None if b is None else b.astype(float), expected, *window[-2:]
+            )
+            kernels.conv2d_forward(x, weight, b, out, *window[-2:], "winograd4", relu)
+            scale = np.abs(expected).max(initial=0)
+            error = np.abs(out - (np.maximum(expected, 0) if relu else expected)).max(initial=0)
+            assert error <= WINOGRAD_ERROR["winograd4"] * np.finfo(dtype).eps * scale, window
+            found.append(out)
+        np.testing.assert_array_equal(np.maximum(found[0], 0), found[1])
+        for image, out in zip(x, found[0], strict=True):  # alone: the same bits
+            alone = np.full((1, *out_shape[1:]), np.nan, dtype)
+            kernels.conv2d_forward(image[None].copy(), weight, bias, alone, *window[-2:], "winograd4")
+            np.testing.assert_array_equal(alone[0], out)
+
+
+@needs_compiled
+@pytest.mark.parametrize(("side", "limit"), [(3, 1e-6), (5, 2e-6), (7, 5e-6)])
+def test_winograd_along_rows_is_accurate(kernels, rng, side, limit):
+    for images in (normal(rng, (16, 32, 32, 3), np.float32), rng.random((16, 32, 32, 3), np.float32)):
+        weight = normal(rng, (32, 3, side, side), np.float32)
+        expected, out = np.empty((16, 32, 32, 32)), np.empty((16, 32, 32, 32), np.float32)
+        options = (1, 1), (side // 2, side // 2)
+        reference.conv2d_forward(images.astype(float), weight.astype(float), None, expected, *options)
+        kernels.conv2d_forward(images, weight, None, out, *options, "winograd4")
+        assert np.abs(out - expected).max() < limit * np.abs(expected).max()
+
+
+@needs_compiled
+def test_winograd_along_rows_leaves_not_a_number_in_its_tiles(kernels, dtype, rng):
+    x, weight = normal(rng, (2, 12, 20, 3), dtype), normal(rng, (17, 3, 5, 5), dtype)
+    x[0, 5, 9, 1] = np.nan
+    out = np.empty((2, 12, 20, 17), dtype)
+    kernels.conv2d_forward(x, weight, None, out, (1, 1), (2, 2), "winograd4", True)
+    assert np.isnan(out[0, 3:8, 7:12]).all()
+    out[0, 3:8, 4:12] = 0  # its tiles: of four outputs each
+    assert np.isfinite(out).all()
 
 
 @needs_compiled
@@ -770,8 +863,14 @@ def results(kernels, rng):
                 ("conv2d_backward_weight", [x, dout], [weight, bias]),
             ]
         ],
-        ("conv2d_forward", [image, filters, bias], [dout], *options),
-        ("conv2d_pool_forward", [image, filters, bias], [dout[:, :8, :8].copy(), codes], *options, 2, "direct"),
+        *[
+            (name, [image, filters, bias], outputs, *options, *rest, algorithm)
+            for algorithm in ("direct", "winograd4")
+            for name, outputs, *rest in [
+                ("conv2d_forward", [dout]),
+                ("conv2d_pool_forward", [dout[:, :8, :8].copy(), codes], 2),
+            ]
+        ],
         ("conv2d_pool_forward", [x, weight, bias], [dout[:, :8, :8].copy(), codes], *options, 2, "winograd4"),
         ("conv2d_backward_weight", [image, dout], [filters, bias], *options),
         ("batch_norm_statistics", [rows], [column, column]),

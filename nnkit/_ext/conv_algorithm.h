@@ -20,6 +20,23 @@ KERNEL double FN(estimate)(const nnkit_window *w, int m, int pass)
                         + transform_weight * depth * out_vectors);
 }
 
+/* Whether filtering along rows is faster for a first layer, counted likewise: storing sums is like some more of them; a
+   point of a row has its transform, pixels of less than a vector are more trouble, and outputs that the caches cannot
+   hold are waited for, because filtered ones come many at a time. Bands are cut the same for both ways, but on narrow
+   images a tile of ROWS finds more of pixels than of tiles. */
+KERNEL int FN(filtering_pays)(const nnkit_window *w)
+{
+    const double bytes = (double)w->batch * w->out_height * w->out_width * w->out_channels * REAL_BYTES;
+    const double store = 9, transform = 16, narrow = w->out_channels < LANES ? 2 : 0, wait = bytes > 24e6 ? 10 : 0;
+    const FN(row_filter) s = FN(describe_row_filter)(w, NULL, 1);
+    const FN(first_layer) *g = &s.f.g;
+    double pixels = CEIL_DIV(g->rows * w->out_width, ROWS) * ROWS, tiles = CEIL_DIV(g->rows * s.tiles, ROWS) * ROWS;
+    double transforms = transform * (g->rows + w->kernel_y - 1) * s.lanes / LANES;
+    return FILTER_POINTS(s.pairs) * ((s.depth + store) * tiles * g->vectors + transforms)
+           + (narrow + wait * g->vectors) * pixels
+           < (g->depth + store) * pixels * g->vectors;
+}
+
 KERNEL int FN(cheapest)(const nnkit_window *w, int pass)
 {
     double direct = FN(estimate)(w, 1, pass), two = FN(estimate)(w, 2, pass), four = FN(estimate)(w, 4, pass);
@@ -28,9 +45,13 @@ KERNEL int FN(cheapest)(const nnkit_window *w, int pass)
     return two <= four ? NNKIT_WINOGRAD2 : NNKIT_WINOGRAD4;
 }
 
-/* The algorithm of a pass for what was asked: Winograd's where they apply. */
+/* The algorithm of a pass for what was asked: Winograd's where they apply. On the way forward, a first layer's
+   WINOGRAD4 is that along rows. */
 KERNEL int FN(conv2d_algorithm)(const nnkit_window *w, int algorithm, int pass)
 {
+    if (pass == NNKIT_FORWARD && algorithm != NNKIT_WINOGRAD2 && FN(filters_rows)(w)
+        && !nnkit_empty(w->batch, w->out_height, w->out_width, w->out_channels))
+        return algorithm != NNKIT_AUTO ? algorithm : FN(filtering_pays)(w) ? NNKIT_WINOGRAD4 : NNKIT_DIRECT;
     if (w->kernel_y != 3 || w->kernel_x != 3 || w->stride_y != 1 || w->stride_x != 1)
         return NNKIT_DIRECT;
     return algorithm == NNKIT_AUTO ? FN(cheapest)(w, pass) : algorithm;
@@ -46,6 +67,8 @@ KERNEL int FN(conv2d_forward)(const nnkit_window *w, int algorithm, const void *
         return FN(is_few)(w)           ? FN(convolve_few)(w, x, weight, bias, relu, out)
                : FN(is_first_layer)(w) ? FN(convolve_first_layer)(w, x, weight, bias, relu, out, NULL)
                                        : FN(convolve)(w, x, weight, bias, relu, out, 0);
+    if (algorithm == NNKIT_WINOGRAD4 && FN(filters_rows)(w))
+        return FN(convolve_filtered_rows)(w, x, weight, bias, relu, out, NULL);
     return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out, NULL, 0);
 }
 
@@ -62,6 +85,8 @@ KERNEL int FN(conv2d_pool_forward)(const nnkit_window *w, int algorithm, const v
     if (algorithm == NNKIT_DIRECT)
         return FN(is_first_layer)(w) && !FN(is_few)(w)
                    ? FN(convolve_first_layer)(w, x, weight, bias, relu, out, &pool) : 1;
+    if (algorithm == NNKIT_WINOGRAD4 && FN(filters_rows)(w))
+        return FN(convolve_filtered_rows)(w, x, weight, bias, relu, out, &pool);
     return side == 2 ? FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out,
                                              &pool, 0) : 1;
 }

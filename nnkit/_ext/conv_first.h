@@ -108,6 +108,17 @@ typedef struct {                                   /* ROWS output pixels; beyond
     real *out[ROWS];
 } FN(pixels);
 
+/* A vector of a pixel's channels. */
+INLINE void FN(store_channels)(const FN(first_layer_forward) *f, ptrdiff_t vector, vec sum, real *pixel)
+{
+    vec y = f->relu ? FN(rectify)(sum) : sum;
+    if (f->g.w->out_channels >= LANES)
+        FN(store)(pixel + FN(first_channel)(&f->g, vector), y);
+    else
+        for (ptrdiff_t c = 0; c < f->g.w->out_channels; c++)
+            pixel[c] = y[c];
+}
+
 INLINE void FN(forward_tile)(int vectors, const FN(first_layer_forward) *f, const FN(pixels) *pixels, ptrdiff_t vector)
 {
     const FN(first_layer) *g = &f->g;
@@ -120,17 +131,10 @@ INLINE void FN(forward_tile)(int vectors, const FN(first_layer_forward) *f, cons
             sums[r][v] = FN(load)(f->starts + (vector + v) * LANES);
     FN(multiply_at)(ROWS, vectors, pixels->in, g->entry, panel, panel + g->depth * LANES, LANES, g->depth, sums);
     UNROLL
-    for (int v = 0; v < vectors; v++) {
-        ptrdiff_t first = FN(first_channel)(g, vector + v);
+    for (int v = 0; v < vectors; v++)
         UNROLL
-        for (int r = 0; r < ROWS; r++) {
-            vec sum = f->relu ? FN(rectify)(sums[r][v]) : sums[r][v];
-            if (g->w->out_channels >= LANES)
-                FN(store)(pixels->out[r] + first, sum);
-            else
-                memcpy(pixels->out[r], &sum, sizeof(real) * g->w->out_channels);
-        }
-    }
+        for (int r = 0; r < ROWS; r++)
+            FN(store_channels)(f, vector + v, sums[r][v], pixels->out[r]);
 }
 
 /* The maxima of a band's windows, while the band is in the cache; windows that it cuts off are not there. */
@@ -142,6 +146,14 @@ KERNEL void FN(pool_band)(const FN(pooling) *p, FN(band) band, const real *maps)
                      maps + y * w->width * w->channels);
 }
 
+/* Where a band's outputs go: home, or to the thread's own memory to be pooled there. */
+INLINE real *FN(band_outputs)(const FN(first_layer_forward) *f, FN(band) band, int thread)
+{
+    const nnkit_window *w = f->g.w;
+    return f->pool ? f->maps + thread * f->g.rows * w->out_width * w->out_channels
+                   : f->out + band.first * w->out_channels;
+}
+
 /* A band, with as many vectors of weights at a time as a near cache holds: memory is written fastest pixel by pixel. */
 KERNEL void FN(first_layer_forward_task)(void *job, ptrdiff_t index, int thread)
 {
@@ -150,8 +162,7 @@ KERNEL void FN(first_layer_forward_task)(void *job, ptrdiff_t index, int thread)
     const FN(first_layer) *g = &f->g;
     real *frame = g->frames + thread * g->frame_size;
     FN(band) band = FN(frame_band)(g, index, frame);
-    ptrdiff_t channels = g->w->out_channels;
-    real *out = f->pool ? f->maps + thread * g->rows * g->w->out_width * channels : f->out + band.first * channels;
+    real *out = FN(band_outputs)(f, band, thread);
     ptrdiff_t held = MAX(NEAR / (g->depth * PANEL), 1) * 2;
     for (ptrdiff_t first = 0; first < g->vectors; first += held)
         for (ptrdiff_t p = 0; p < band.pixels; p += ROWS) {
@@ -159,7 +170,7 @@ KERNEL void FN(first_layer_forward_task)(void *job, ptrdiff_t index, int thread)
             for (int r = 0; r < ROWS; r++) {
                 ptrdiff_t place = MIN(p + r, band.pixels - 1);
                 pixels.in[r] = frame + g->pixel[place];
-                pixels.out[r] = out + place * channels;
+                pixels.out[r] = out + place * g->w->out_channels;
             }
             for (ptrdiff_t v = first; v < MIN(first + held, g->vectors); v += 2)
                 if (v + 1 < g->vectors)

@@ -20,7 +20,8 @@ typedef struct {            /* a sliding window: input (batch, height, width, ch
 } nnkit_window;
 
 /* How a convolution is computed. AUTO takes what is estimated to be fastest; where Winograd's minimal filtering does
-   not apply (a kernel other than 3x3, a stride), asking for it gives the direct one. */
+   not apply, asking for it gives the direct one. It applies to 3x3 kernels with stride 1 and, WINOGRAD4 on the way
+   forward only, to kernels of 3, 5 or 7 columns that meet few channels. */
 enum { NNKIT_AUTO, NNKIT_DIRECT, NNKIT_WINOGRAD2, NNKIT_WINOGRAD4 };
 enum { NNKIT_FORWARD, NNKIT_BACKWARD_INPUT, NNKIT_BACKWARD_WEIGHT };  /* a convolution's passes */
 

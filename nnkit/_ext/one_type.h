@@ -8,6 +8,7 @@
 #include "conv_weight.h"
 #include "conv_first.h"
 #include "conv_first_sparse.h"
+#include "conv_first_winograd.h"
 #include "conv_few.h"
 #include "winograd_transform.h"
 #include "winograd.h"

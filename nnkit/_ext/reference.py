@@ -46,7 +46,7 @@ def conv2d_forward(x, weight, bias, out, stride, padding, algorithm="auto", relu
 
     stride and padding are pairs (vertical, horizontal). With relu, out is max(out, 0), NaN kept. The compiled kernels
     take the algorithm "direct", "winograd2" or "winograd4", or with "auto" the one that should be fastest; Winograd's
-    apply to 3×3 kernels with stride 1 and give way to the direct one elsewhere. It makes no difference here.
+    apply to some kernels with stride 1 and give way to the direct one elsewhere. It makes no difference here.
     """
     out[...] = 0 if bias is None else bias
     padded = _pad(x, padding)

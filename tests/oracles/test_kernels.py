@@ -37,7 +37,8 @@ class Numbers:
 
 def windows(draw):
     """Draw shapes of a batch of images, of the output, and (kernel, stride, padding)."""
-    kernel, stride = draw(st.just(((3, 3), (1, 1))) | st.tuples(pairs[1], pairs[1]))
+    winograd = st.sampled_from([((3, 3), (1, 1)), ((2, 5), (1, 1)), ((4, 7), (1, 1))])
+    kernel, stride = draw(winograd | st.tuples(pairs[1], pairs[1]))
     padding = draw(pairs[0])
     size = [draw(st.integers(max(1, k - 2 * p), k + 12)) for k, p in zip(kernel, padding, strict=True)]
     out = [(s + 2 * p - k) // q + 1 for s, p, k, q in zip(size, padding, kernel, stride, strict=True)]

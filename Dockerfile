@@ -16,10 +16,6 @@ RUN pip install "/src[app]"
 
 FROM python:3.12-slim
 LABEL org.opencontainers.image.title="nnkit" org.opencontainers.image.licenses="MIT"
-# libgomp1 is the run-time half of OpenMP, which the compiled kernels are linked to.
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends libgomp1 \
-    && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 1000 --create-home nnkit \
     && install -d -o nnkit -g nnkit /data /runs
 COPY --from=build /opt/venv /opt/venv

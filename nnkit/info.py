@@ -37,7 +37,6 @@ def describe_machine(data_dir: str | None = None) -> dict[str, Any]:
         "dependencies": {name: importlib.metadata.version(name) for name in _DEPENDENCIES},
         "kernels": _ext.kernels.name,
         "kernels_reason": _ext.kernel_reason,
-        "openmp": _ext.openmp,
         "threads": _ext.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cpu": _processor(),
@@ -64,7 +63,7 @@ def render_machine(machine: dict[str, Any]) -> str:
         "Python": f"{machine['python']} on {machine['platform']}",
         "packages": packages,
         "kernels": f"{machine['kernels']} ({machine['kernels_reason']})",
-        "threads": f"{machine['threads']} on {machine['cores']} cores, OpenMP {'yes' if machine['openmp'] else 'no'}",
+        "threads": f"{machine['threads']} on {machine['cores']} cores",
         "processor": f"{machine['cpu']} ({', '.join(machine['cpu_features']) or 'no known features'})",
         "data": f"{machine['data_folder']} ({', '.join(machine['data_found']) or 'nothing that nnkit knows'})",
     }

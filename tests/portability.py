@@ -3,12 +3,11 @@
     python tests/portability.py                    # every check whose tools are installed; minutes
     python tests/portability.py warnings clang     # these two only: some 40 seconds
 
-- `warnings`: gcc and clang, for this processor and for ARM's aarch64, with OpenMP and without, have nothing to say.
+- `warnings`: gcc and clang, for this processor and for ARM's aarch64, have nothing to say.
 - `clang`: the kernels built by clang pass their tests.
-- `serial`: so do those built by clang without OpenMP.
 - `aarch64`: the kernels built for ARM pass their tests under QEMU, in a real Python with a real NumPy.
 
-On Debian: `apt-get install clang libomp-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static`. The ARM
+On Debian: `apt-get install clang gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static`. The ARM
 Python comes from Debian's packages, too, unpacked into a temporary folder; NumPy and pytest are wheels from PyPI.
 """
 
@@ -45,8 +44,7 @@ def works(compiler, flags):
     """Whether a compiler and its headers and libraries are there."""
     if not shutil.which(compiler[0]):
         return False
-    header = "omp.h" if "-fopenmp" in flags else "pthread.h"
-    program = f"#include <{header}>\nint main(void) {{ return 0; }}"
+    program = "#include <pthread.h>\nint main(void) { return 0; }"
     command = [*compiler, *flags, "-x", "c", "-", "-o", os.devnull]
     return subprocess.run(command, input=program, text=True, capture_output=True).returncode == 0
 
@@ -58,10 +56,9 @@ def check_warnings():
     print("   ", ", ".join(" ".join(compiler) for compiler in compilers))
     sources = sorted(path for path in EXT.glob("*.c") if path.name != "compiled.c")
     commands = [
-        [*compiler, *WARNINGS, *FLAGS, *openmp, "-c", str(source), "-o", os.devnull]
+        [*compiler, *WARNINGS, *FLAGS, "-c", str(source), "-o", os.devnull]
         for compiler in compilers
         for source in sources
-        for openmp in ([[], ["-fopenmp"]] if source.name == "threads.c" else [["-fopenmp"]])
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         codes = list(pool.map(lambda command: subprocess.run(command).returncode, commands))
@@ -78,24 +75,18 @@ def run_tests(package, python, expected, left_out="nothing"):
         shutil.copy(ROOT / "tests" / name, tests)
     environment = os.environ | {"NNKIT_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(package.parent)
-    check = f"from nnkit import _ext; assert {expected}, _ext.kernel_reason; print(_ext.available(), _ext.openmp)"
+    check = f"from nnkit import _ext; assert {expected}, _ext.kernel_reason; print(_ext.available())"
     subprocess.run([python, "-c", check], cwd=tests, env=environment, check=True)
     command = [python, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-k", f"not ({left_out})", "."]
     subprocess.run(command, cwd=tests, env=environment, check=True)
 
 
-def check_clang(flags=("-fopenmp",)):
+def check_clang():
     need("clang")
-    if not works(["clang"], flags):
-        raise MissingError("clang has no OpenMP here")
     with tempfile.TemporaryDirectory() as folder:
         package = copy_package(folder)
-        build(package, "clang", [*FLAGS, "-O3", *flags])
+        build(package, "clang", [*FLAGS, "-O3"])
         run_tests(package, sys.executable, EXPECTED["clang"])
-
-
-def check_serial():
-    check_clang(flags=())
 
 
 def unpack_debian(root, packages):
@@ -126,7 +117,7 @@ def unpack_debian(root, packages):
 def emulated_python(work):
     """Return a command that is an ARM Python with NumPy and pytest, the folder of its headers, and its version."""
     root, site = work / "root", work / "site"
-    unpack_debian(root, ["python3", "libpython3-dev", "libgomp1", "libstdc++6"])
+    unpack_debian(root, ["python3", "libpython3-dev", "libstdc++6"])
     version = (root / "usr" / "bin" / "python3").readlink().name.removeprefix("python")
     platforms = [f"--platform=manylinux_2_{glibc}_aarch64" for glibc in range(17, 37)] + ["--platform=any"]
     wheels = ["--only-binary=:all:", f"--python-version={version}", "--implementation=cp", *platforms]
@@ -142,7 +133,7 @@ def emulated_python(work):
 
 def check_aarch64():
     need("apt-get", "dpkg-deb", CROSS, QEMU)
-    if not works([CROSS], ["-fopenmp"]):
+    if not works([CROSS], []):
         raise MissingError("libc6-dev-arm64-cross is not installed")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -153,12 +144,12 @@ def check_aarch64():
         package = copy_package(work)
         suffix = f".cpython-{version.replace('.', '')}-aarch64-linux-gnu.so"
         folders = [headers / f"python{version}", headers]
-        build(package, CROSS, [*FLAGS, "-O3", "-fopenmp"], headers=folders, suffix=suffix)
+        build(package, CROSS, [*FLAGS, "-O3"], headers=folders, suffix=suffix)
         # QEMU knows no limit on memory; and in it, products and convolutions of this size take minutes in NumPy itself.
         run_tests(package, python, EXPECTED["aarch64"], left_out="no_memory_for_scratch or 520 or many_channels")
 
 
-CHECKS = {"warnings": check_warnings, "clang": check_clang, "serial": check_serial, "aarch64": check_aarch64}
+CHECKS = {"warnings": check_warnings, "clang": check_clang, "aarch64": check_aarch64}
 
 
 def main():

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CC = os.environ.get("CC", "gcc")
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1"]
-FLAGS = ["-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-pass-failed"]
+FLAGS = ["-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-pass-failed"]
 
 PYTHON_HEADERS, SUFFIX = sysconfig.get_path("include"), sysconfig.get_config_var("EXT_SUFFIX")
 
@@ -59,7 +59,7 @@ def runtime(name):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        build(copy_package(work), CC, [*FLAGS, "-O1", "-fopenmp"], kernel_flags=SANITIZE)
+        build(copy_package(work), CC, [*FLAGS, "-O1"], kernel_flags=SANITIZE)
         shutil.copy(ROOT / "tests" / "oracles" / "test_kernels.py", work)
         environment = os.environ | {
             "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",

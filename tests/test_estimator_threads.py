@@ -17,7 +17,7 @@ from nnkit import _ext
 from nnkit.estimator import NNClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-needs_threads = pytest.mark.skipif(not _ext.openmp, reason="the kernels are compiled without OpenMP")
+needs_threads = pytest.mark.skipif(_ext.compiled is None, reason="the compiled kernels are not installed")
 
 
 @pytest.fixture(autouse=True)

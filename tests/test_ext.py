@@ -17,7 +17,6 @@ from nnkit.errors import UsageError
 
 COMPILED = [name for name in _ext.available() if name != "reference"]
 needs_compiled = pytest.mark.skipif(not COMPILED, reason="the compiled kernels are not installed")
-needs_openmp = pytest.mark.skipif(not _ext.openmp, reason="the kernels are compiled without OpenMP")
 
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-11}
 
@@ -1321,7 +1320,7 @@ def test_an_unknown_set_is_told_and_left_alone():
         _ext.load("mmx")
 
 
-@needs_openmp
+@needs_compiled
 def test_the_environment_sets_threads():
     assert chosen(NNKIT_NUM_THREADS="3", OMP_NUM_THREADS="5").stdout.split("|")[1] == "3"
     assert chosen(NNKIT_NUM_THREADS="", OMP_NUM_THREADS="5").stdout.split("|")[1] == "5"

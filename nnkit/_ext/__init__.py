@@ -15,31 +15,11 @@ from typing import Any
 from nnkit._ext import reference
 from nnkit.errors import UsageError
 
-
-@contextlib.contextmanager
-def _brief_spinning() -> Iterator[None]:
-    """Have GNU's OpenMP spin for some microseconds before a waiting thread sleeps, not for milliseconds.
-
-    It reads the environment once, when it is loaded. Its default is best on an idle machine by a few per cent, and
-    several times slower when another process wants a core.
-    """
-    names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
-    if names & os.environ.keys():  # the user's choice
-        yield
-        return
-    os.environ["GOMP_SPINCOUNT"] = "1000"
-    try:
-        yield
-    finally:
-        del os.environ["GOMP_SPINCOUNT"]
-
-
 _missing = "missing: no C compiler worked when nnkit was installed"
 compiled: Any = None
 if find_spec("nnkit._ext.compiled"):
     try:
-        with _brief_spinning():
-            compiled = import_module("nnkit._ext.compiled")
+        compiled = import_module("nnkit._ext.compiled")
     except ImportError as error:
         _missing = f"there but cannot be loaded: {error}"
 
@@ -50,14 +30,11 @@ __all__ = [
     "kernel_reason",
     "kernels",
     "load",
-    "openmp",
     "set_num_threads",
     "sharing_threads",
 ]
 
 _NAMES = ("avx512", "avx2", "baseline", "reference")
-
-openmp: bool = compiled is not None and compiled.openmp
 
 
 def load(name: str) -> Any:
@@ -137,7 +114,7 @@ def set_num_threads(count: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads the kernels use; 1 without OpenMP.
+    """Return how many threads the kernels use; 1 if they are not compiled.
 
     Returns
     -------

@@ -88,13 +88,11 @@ cdef extern from "kernels.h" nogil:
 
     const nnkit_table *nnkit_tables(const char *name)
     int nnkit_cpu_has(const char *feature)
-    const int nnkit_openmp
     void nnkit_set_threads(int count)
     int nnkit_get_threads()
     void nnkit_release_scratch()
 
 
-openmp = bool(nnkit_openmp)
 ALGORITHMS = ("auto", "direct", "winograd2", "winograd4")  # in the order of kernels.h
 PASSES = ("forward", "backward_input", "backward_weight")
 

@@ -81,7 +81,6 @@ const nnkit_table *nnkit_tables(const char *set);  /* NULL: no such set here, or
 int nnkit_cpu_has(const char *feature);
 
 /* threads.c */
-extern const int nnkit_openmp;
 void nnkit_set_threads(int count);
 int nnkit_get_threads(void);
 int nnkit_threads_for(double nanoseconds);  /* how many threads work of this size (on one thread) is worth */

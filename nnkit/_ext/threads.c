@@ -1,92 +1,258 @@
-/* Threads and scratch memory: the only file that knows OpenMP.
+/* Threads and scratch memory: the only file that knows threads.
 
    A kernel cuts its work into tasks so that no sum depends on the number of threads, so its result does not either;
-   which thread takes which task is left to chance. */
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+   which thread takes which task is left to chance.
+
+   Each thread that calls kernels has a team of helpers of its own. It opens a region, in which all take tasks until
+   there are no more, and closes it. A helper that comes late, since another program had its core, finds it closed, and
+   nobody has waited for it: OpenMP's regions end only when every thread has come.
+
+   To wake a sleeping thread takes as long as a small kernel, so helpers spin for a while between regions. Where others
+   want to compute, too, that would take a core from them, or from the very thread that all wait for. So a spinning
+   helper yields now and then; if its core was given away, it sleeps, and there is no spinning for some time. */
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "kernels.h"
 
-#define WORTH_A_TEAM 20e3  /* nanoseconds: starting and ending a parallel region costs 5 to 50 microseconds */
+#define WORTH_A_TEAM 20e3  /* nanoseconds of work */
+#define SPINNING 200e3     /* how long a helper spins: Python between two kernels takes less */
+#define PATIENCE 50e3      /* how long the thread spins for its helpers' last tasks; asleep, it leaves them its core */
+#define AWAY 15e3          /* a thread that is away for so long has given its core to another one */
+#define CAUTION 20e6       /* how long there is no spinning then */
+#define CLOSED (1u << 30)
 
 static int thread_count = 1, forked = 0;
 
-#ifdef _OPENMP
-const int nnkit_openmp = 1;
-#else
-const int nnkit_openmp = 0;
-#endif
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t opened, left;
+    atomic_uint region;        /* their number: a helper waits for another one than it has seen */
+    atomic_uint inside;        /* helpers in the region, and CLOSED */
+    atomic_int asleep, waiting;  /* helpers; whether the thread itself is, for helpers to leave */
+    _Atomic ptrdiff_t next;    /* task */
+    _Atomic double cautious;   /* until when there is no spinning */
+    nnkit_task task;
+    void *job;
+    ptrdiff_t tasks;
+    int threads;               /* of this region: helpers beyond stay outside */
+    int helpers;
+    struct helper *first;
+    int over;                  /* the thread whose team this is has ended */
+} team;
 
-/* libgomp's team does not survive a fork: a child that entered a parallel region would wait for it for ever. */
-static void in_child(void) { forked = 1; }
+typedef struct helper {
+    team *team;
+    int number;
+    pthread_t thread;
+    struct helper *next;
+} helper;
 
-static pthread_key_t scratch_key;
+static pthread_key_t scratch_key, team_key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return 1e9 * t.tv_sec + t.tv_nsec;
+}
+
+static void rest_a_moment(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Spin for a microsecond or two, or until a number is another one; return whether it is. */
+static int spin(const atomic_uint *number, unsigned unwanted)
+{
+    for (int i = 0; i < 64; i++) {
+        if (atomic_load(number) != unwanted)
+            return 1;
+        rest_a_moment();
+    }
+    return 0;
+}
+
+/* Return the number of the next region after `seen`. */
+static unsigned wait_for_region(team *t, unsigned seen)
+{
+    const double start = now();
+    for (double time = start; time >= atomic_load(&t->cautious) && time < start + SPINNING;) {
+        if (spin(&t->region, seen))
+            return atomic_load(&t->region);
+        const double before = now();
+        sched_yield();
+        time = now();
+        if (time > before + AWAY)
+            atomic_store(&t->cautious, time + CAUTION);
+    }
+    pthread_mutex_lock(&t->lock);
+    atomic_fetch_add(&t->asleep, 1);
+    while (atomic_load(&t->region) == seen)
+        pthread_cond_wait(&t->opened, &t->lock);
+    atomic_fetch_sub(&t->asleep, 1);
+    pthread_mutex_unlock(&t->lock);
+    return atomic_load(&t->region);
+}
+
+static void take_tasks(team *t, int thread)
+{
+    for (ptrdiff_t i; (i = atomic_fetch_add(&t->next, 1)) < t->tasks;)
+        t->task(t->job, i, thread);
+}
+
+static void *help(void *argument)
+{
+    const helper *h = argument;
+    team *t = h->team;
+    for (unsigned seen = 0;;) {
+        seen = wait_for_region(t, seen);
+        if (atomic_fetch_add(&t->inside, 1) < CLOSED) {
+            if (t->over)
+                return NULL;
+            if (h->number < t->threads)
+                take_tasks(t, h->number);
+        }
+        if (atomic_fetch_sub(&t->inside, 1) == CLOSED + 1 && atomic_load(&t->waiting)) {
+            pthread_mutex_lock(&t->lock);
+            pthread_cond_signal(&t->left);
+            pthread_mutex_unlock(&t->lock);
+        }
+    }
+}
+
+/* Let the helpers in, and wake those who sleep. */
+static void open_region(team *t)
+{
+    atomic_fetch_and(&t->inside, ~CLOSED);
+    atomic_fetch_add(&t->region, 1);
+    if (atomic_load(&t->asleep)) {
+        pthread_mutex_lock(&t->lock);
+        pthread_cond_broadcast(&t->opened);
+        pthread_mutex_unlock(&t->lock);
+    }
+}
+
+/* Let nobody else in, and wait for those who have come. */
+static void close_region(team *t)
+{
+    unsigned inside = atomic_fetch_or(&t->inside, CLOSED) | CLOSED;
+    for (double start = now(); inside != CLOSED && now() < start + PATIENCE; inside = atomic_load(&t->inside))
+        spin(&t->inside, inside);
+    if (inside == CLOSED)
+        return;
+    pthread_mutex_lock(&t->lock);
+    atomic_store(&t->waiting, 1);
+    while (atomic_load(&t->inside) != CLOSED)
+        pthread_cond_wait(&t->left, &t->lock);
+    atomic_store(&t->waiting, 0);
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* A team ends with its thread. */
+static void dismiss(void *own)
+{
+    team *t = own;
+    if (forked)  /* its helpers are in the parent */
+        return;
+    t->over = 1;
+    open_region(t);
+    for (helper *h = t->first, *next; h; h = next) {
+        next = h->next;
+        pthread_join(h->thread, NULL);
+        free(h);
+    }
+    pthread_cond_destroy(&t->opened);
+    pthread_cond_destroy(&t->left);
+    pthread_mutex_destroy(&t->lock);
+    free(t);
+}
+
+static void in_child(void) { forked = 1; }
 
 static void start(void)
 {
     pthread_key_create(&scratch_key, free);
+    pthread_key_create(&team_key, dismiss);
     pthread_atfork(NULL, NULL, in_child);
 }
 
 void nnkit_set_threads(int count)
 {
     pthread_once(&once, start);
-    thread_count = nnkit_openmp && count > 1 ? count : 1;
+    thread_count = count > 1 ? count : 1;
 }
 
 int nnkit_get_threads(void) { return forked ? 1 : thread_count; }
 
 int nnkit_threads_for(double nanoseconds) { return nanoseconds < WORTH_A_TEAM ? 1 : nnkit_get_threads(); }
 
-#ifdef _OPENMP
-static void *wait_for(void *gate)
+/* The calling thread's team with one more helper; none if there is no memory or no thread to be had. */
+static int add_helper(team *t)
 {
-    pthread_mutex_lock(gate);
-    pthread_mutex_unlock(gate);
-    return NULL;
+    helper *h = malloc(sizeof *h);
+    if (!h)
+        return 0;
+    *h = (helper){.team = t, .number = t->helpers + 1, .next = t->first};
+    /* Signals are for the threads of the program. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int failed = pthread_create(&h->thread, NULL, help, h);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed) {
+        free(h);
+        return 0;
+    }
+    t->first = h;
+    t->helpers++;
+    return 1;
 }
 
-/* How large a team can be, up to `wanted`. A limit on processes or memory may forbid threads, and OpenMP would end the
-   process then; so as many are started here once, for each thread that has a team of its own. */
-static int team_to_be_had(int wanted)
+/* The calling thread's team, which may be smaller than `threads`; NULL if it is alone. */
+static team *team_of(int threads)
 {
-    static __thread int had = 1;
-    if (wanted <= had)
-        return wanted;
-    pthread_t *threads = malloc(sizeof *threads * wanted);
-    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
-    int count = 0;
-    pthread_mutex_lock(&gate);
-    while (threads && count < wanted - 1 && !pthread_create(threads + count, NULL, wait_for, &gate))
-        count++;
-    pthread_mutex_unlock(&gate);
-    for (int i = 0; i < count; i++)
-        pthread_join(threads[i], NULL);
-    free(threads);
-    if (count == wanted - 1)
-        had = wanted;
-    return count + 1;
+    pthread_once(&once, start);
+    team *t = pthread_getspecific(team_key);
+    if (!t) {
+        if (!(t = calloc(1, sizeof *t)))
+            return NULL;
+        pthread_mutex_init(&t->lock, NULL);
+        pthread_cond_init(&t->opened, NULL);
+        pthread_cond_init(&t->left, NULL);
+        atomic_store(&t->inside, CLOSED);
+        if (pthread_setspecific(team_key, t)) {
+            free(t);
+            return NULL;
+        }
+    }
+    while (t->helpers < threads - 1 && add_helper(t))
+        ;
+    return t->helpers ? t : NULL;
 }
-#endif
 
-/* The team is as large for two tasks as for many: libgomp would end the threads that a smaller one leaves over. */
 void nnkit_parallel(int threads, ptrdiff_t tasks, nnkit_task task, void *job)
 {
-#ifdef _OPENMP
-    if (threads > 1 && tasks > 1 && (threads = team_to_be_had(threads)) > 1) {
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    team *t = threads > 1 && tasks > 1 ? team_of(threads) : NULL;
+    if (!t) {
         for (ptrdiff_t i = 0; i < tasks; i++)
-            task(job, i, omp_get_thread_num());
+            task(job, i, 0);
         return;
     }
-#endif
-    (void)threads;
-    for (ptrdiff_t i = 0; i < tasks; i++)
-        task(job, i, 0);
+    t->task = task, t->job = job, t->tasks = tasks, t->threads = threads;
+    atomic_store(&t->next, 0);
+    open_region(t);
+    take_tasks(t, 0);
+    close_region(t);
 }
 
 typedef struct {

@@ -187,6 +187,11 @@ class Model(Layer):
         return sum(array.size for leaf in self.leaves() if leaf.trainable for array in leaf.params.values())
 
     @property
+    def trainable(self) -> bool:
+        """Whether there are parameters that an optimizer may change."""
+        return any(leaf.trainable for leaf in self.leaves())
+
+    @property
     def frozen(self) -> bool:
         """Whether all layers with parameters are frozen; setting it freezes or unfreezes every layer."""
         leaves = [leaf for leaf in self.leaves() if leaf.params]
@@ -532,10 +537,11 @@ class Model(Layer):
         if self._flat is None:
             return
         for leaf in self.leaves():
+            frozen = leaf.frozen
             for key, array in leaf.grads.items():
                 place = self._gradients[leaf.name, key]
-                if leaf.frozen or array is not place:
-                    place[...] = 0 if leaf.frozen else array
+                if frozen or array is not place:
+                    place[...] = 0 if frozen else array
                     leaf.grads[key] = place
 
 

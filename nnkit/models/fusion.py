@@ -79,7 +79,7 @@ Step = Layer | Fused
 
 
 def _norm_activation(norm: Layer, activation: Any) -> list[Step]:
-    name = {ReLU: "relu", SiLU: "silu"}.get(type(activation)) or _GELU_FORMS[activation.approximate]
+    name = _NAMES.get(type(activation)) or _GELU_FORMS[activation.approximate]
     return [Fused((norm, activation), norm, {"activation": name})]
 
 
@@ -110,6 +110,7 @@ def _relu_pool(relu: Layer, pool: Layer) -> list[Step]:
     return [Fused((relu, pool), pool, {"relu": True})]
 
 
+_NAMES = {ReLU: "relu", SiLU: "silu"}
 _GELU_FORMS = {"none": "gelu", "tanh": "gelu_tanh"}
 
 # Neighbours, and the steps that they become. The first rule that fits is taken: a longer one stands before its parts.
@@ -189,11 +190,10 @@ def backward(steps: Sequence[Step], dout: np.ndarray) -> np.ndarray:
 
 def backward_params(steps: Sequence[Step], dout: np.ndarray) -> None:
     """Go back only as far as there are parameters to train, and spare the last input gradient."""
-    first = next((i for i, step in enumerate(steps) if step.trainable), len(steps))
-    dout = backward(steps[first + 1 :], dout)
-    for step in steps[first : first + 1]:
-        step.backward_params(dout)
-    for step in steps[:first]:
+    for place, step in enumerate(steps):
+        if step.trainable:
+            step.backward_params(backward(steps[place + 1 :], dout))
+            return
         step.forget()
 
 

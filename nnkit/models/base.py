@@ -31,7 +31,7 @@ class Model(Layer):
     def __init__(self) -> None:
         super().__init__()
         self._flat: tuple[np.ndarray, np.ndarray] | None = None
-        self._gradients: list[tuple[Layer, str, np.ndarray]] = []  # of whom, under which key: its place in the flat array
+        self._gradients: list[tuple[Layer, str, np.ndarray]] = []  # whose, which, and its place in the flat array
 
     def children(self) -> dict[str, Layer]:
         """Return the parts with their full names, in the order of the forward pass.

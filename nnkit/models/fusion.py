@@ -139,7 +139,7 @@ def fuse(layers: Iterable[Layer]) -> list[Step]:
     """
     waiting = list(layers)
     if not enabled:
-        return waiting
+        return [*waiting]
     steps: list[Step] = []
     for part, make in _matches(tuple(map(type, waiting))):
         steps += waiting[part] if make is None else make(*waiting[part])

@@ -219,7 +219,7 @@ class Solver:
                     save_state(self)
                 while not self.is_finished:
                     self._require_same_frozen()
-                    with self._timing():
+                    with self._timing(), np.errstate(over="ignore", invalid="ignore"):
                         for batch in self._remaining_batches():
                             self._step(*batch)
                             show(bar, self)
@@ -242,7 +242,6 @@ class Solver:
             self.model.load_state_dict(self.best_weights)
         return self.history
 
-    @np.errstate(over="ignore", invalid="ignore")
     def _step(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, share: float = 1.0) -> None:
         """Learn from one batch: scores, loss, gradients, a step of the optimizer.
 
@@ -258,10 +257,10 @@ class Solver:
         loss, *counts, self._signals = ranks.sum_numbers((*figures, signum))
         if not math.isfinite(loss):
             raise self._divergence(f"the loss became {loss}", self.step + 1)
-        ranks.sum_array(model.flat_grads)
+        params, grads = model.flat_params, model.flat_grads
+        ranks.sum_array(grads)
 
         is_last = sums.batches == self.steps_per_epoch - 1
-        params, grads = model.flat_params, model.flat_grads
         if self.clip_norm is not None:
             sums.grad_norm = clip_grad_norm(grads, self.clip_norm)
         elif is_last:

@@ -697,6 +697,13 @@ def test_cross_entropy(kernels, dtype, threads, shape, smoothing, weighted, rng)
     np.testing.assert_allclose(*pair, rtol=0, atol=1e-6 if dtype is np.float32 else 1e-13)
 
 
+@pytest.mark.parametrize("name", ["reference", *COMPILED])
+@pytest.mark.parametrize(("labels", "wrong"), [([0, 3], 3), ([-1, 0], -1), ([7, -2], 7)])
+def test_cross_entropy_looks_at_the_labels(name, labels, wrong):
+    with pytest.raises(ValueError, match=f"cross_entropy: expected labels from 0 to 2, got {wrong}$"):
+        _ext.load(name).cross_entropy_forward(np.ones((2, 3)), np.array(labels), None, None, 0.0, np.empty((2, 3)))
+
+
 @needs_compiled
 def test_cross_entropy_of_extremes(kernels, dtype):
     inf, nan = np.inf, np.nan

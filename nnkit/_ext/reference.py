@@ -228,9 +228,13 @@ def cross_entropy_forward(scores, labels, class_weight, sample_weight, label_smo
     """Softmax and cross-entropy of scores (N, C) with labels (N,), int64: return the mean loss and the total weight.
 
     Overwrites probabilities (N, C) with the softmax. class_weight (C,) and sample_weight (N,) are float64, or None for
-    ones; where a batch's total weight is 0, so is its loss. The formula is `functional.cross_entropy_forward`'s.
+    ones; where a batch's total weight is 0, so is its loss. The formula is `functional.cross_entropy_forward`'s, which
+    leaves it to this kernel to raise ValueError for a label out of range.
     """
     n, classes = scores.shape
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if wrong.size:
+        raise ValueError(f"cross_entropy: expected labels from 0 to {classes - 1}, got {wrong[0]}")
     by_class = np.ones(classes) if class_weight is None else class_weight
     by_row = np.ones(n) if sample_weight is None else sample_weight
     total = float(by_row @ by_class[labels])

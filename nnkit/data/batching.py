@@ -132,9 +132,10 @@ def batches(
     mean, std = checked_normalization((0.0, 1.0) if normalize is None else normalize, dataset.images.shape[3])
     unit = 1 / 255 if dataset.images.dtype == np.uint8 else 1.0
     scale, offset = (unit / std).astype(dtype), (-mean / std).astype(dtype)  # the kernel's multiply-add
-    images, labels, count = dataset.images, dataset.labels, len(dataset)
+    images, count = dataset.images, len(dataset)
     order = epoch_order(count, seed, epoch) if shuffle else np.arange(count)
     order = order.astype(np.int64, copy=False)  # the kernel takes no other; where a pointer has 32 bits, it is one
+    labels = dataset.labels[order]
 
     augment = Augment() if augment is None else augment
     hole, changes = int(augment.cutout), _draw_changes(dataset, augment, (seed, _AUGMENT, epoch))
@@ -143,7 +144,7 @@ def batches(
         part = batch_slice(index, batch_size, count, shard)
         rows = order[part]
         own = [None if drawn is None else drawn[part] for drawn in changes]
-        return _make_batch(images, rows, own, hole, scale, offset, channels_last), labels[rows]
+        return _make_batch(images, rows, own, hole, scale, offset, channels_last), labels[part]
 
     indices = range(start, count_batches(count, batch_size, drop_single=drop_single), stride)
     return (make(index) for index in indices)

@@ -63,6 +63,7 @@ def cross_entropy_forward(
     by_class = None if class_weight is None else _weights("cross_entropy", "class_weight", class_weight, classes)
     by_row = None if sample_weight is None else _weights("cross_entropy", "sample_weight", sample_weight, n)
     p = memory.empty(scores.shape, scores.dtype)
+    # The kernel looks at the labels in any case, so that it is the one to say that one is out of range.
     loss, total = kernels.cross_entropy_forward(scores, labels, by_class, by_row, label_smoothing, p)
     return loss, (p, labels, by_class, by_row, label_smoothing, total)
 
@@ -124,6 +125,9 @@ def multi_margin_forward(
     """
     scores, labels = _scores_and_labels("multi_margin", scores, targets)
     n, classes = scores.shape
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if wrong.size:
+        raise ValueError(f"multi_margin: expected labels from 0 to {classes - 1}, got {wrong[0]}")
     by_row = _weights("multi_margin", "sample_weight", sample_weight, n)
     by_row = by_row / (classes * (float(by_row.sum()) or 1.0))
     rows = np.arange(n)
@@ -347,12 +351,7 @@ def _scores_and_labels(where: str, scores: np.ndarray, targets: ArrayLike) -> tu
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{where}: expected integer class labels, got an array of {labels.dtype}")
     _arrays.check_shape(where, "targets", labels, values.shape[:1])
-    labels = np.ascontiguousarray(labels, np.int64)
-    # As unsigned numbers, negative labels are larger than any number of classes.
-    if labels.view(np.uint64).max() >= values.shape[1]:
-        wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise ValueError(f"{where}: expected labels from 0 to {values.shape[1] - 1}, got {wrong}")
-    return values, labels
+    return values, np.ascontiguousarray(labels, np.int64)
 
 
 def _weights(where: str, name: str, weights: ArrayLike | None, size: int) -> np.ndarray:

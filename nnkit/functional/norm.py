@@ -77,12 +77,13 @@ def batch_norm_forward(
     x, weight, bias = _arrays.floats("batch_norm", x, weight, bias)
     if x.ndim not in (2, 4):
         raise ValueError(f"batch_norm: expected x of shape (N, C) or (N, C, H, W), got {x.shape}")
+    channels = x.shape[1:2]
     for name, array in (("running_mean", running_mean), ("running_var", running_var)):
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or (training and not array.flags.writeable):
             raise TypeError(f"batch_norm: expected {name} to be an array of floats, writable in training")
-        _arrays.check_shape("batch_norm", name, array, x.shape[1:2])
-    _arrays.check_shape("batch_norm", "weight", weight, x.shape[1:2])
-    _arrays.check_shape("batch_norm", "bias", bias, x.shape[1:2])
+        _arrays.check_shape("batch_norm", name, array, channels)
+    _arrays.check_shape("batch_norm", "weight", weight, channels)
+    _arrays.check_shape("batch_norm", "bias", bias, channels)
     rows = _rows(x)
     if activation not in (_ACTIVATIONS if addend is None else _ACTIVATIONS_OF_SUM):
         beside = "" if addend is None else " beside an addend"
@@ -101,8 +102,9 @@ def batch_norm_forward(
         running_mean += momentum * (mean - running_mean)
         running_var += momentum * (variance * (total / (total - 1)) - running_var)
     else:
-        mean, variance = running_mean.astype(x.dtype), running_var.astype(x.dtype)
-    inverse_std = 1 / np.sqrt(variance + x.dtype.type(eps))
+        # A copy of what the way back will need, for a batch in training moves it in place.
+        mean, variance = running_mean.astype(x.dtype), running_var.astype(x.dtype, copy=False)
+    inverse_std = np.reciprocal(np.sqrt(variance + float(eps)))
     weight, bias = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
     out = memory.empty(rows.shape, x.dtype)
     kernels.batch_norm_apply(rows, mean, inverse_std, weight, bias, out, activation, addend)

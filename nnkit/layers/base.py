@@ -83,7 +83,7 @@ class Layer:
     @property
     def trainable(self) -> bool:
         """Whether there are parameters that an optimizer may change."""
-        return any(leaf.params and not leaf.frozen for leaf in self.leaves())
+        return bool(self.params) and not self.frozen
 
     def build(self, input_shape: Shape, seed: int | np.random.Generator = 0, dtype: DTypeLike = np.float32) -> Shape:
         """Allocate and initialise the parameters for inputs of this shape.

@@ -31,7 +31,7 @@ class Model(Layer):
     def __init__(self) -> None:
         super().__init__()
         self._flat: tuple[np.ndarray, np.ndarray] | None = None
-        self._gradients: dict[tuple[str, str], np.ndarray] = {}  # by layer and key: their places in the flat array
+        self._gradients: list[tuple[Layer, str, np.ndarray]] = []  # whose, which, and its place in the flat array
 
     def children(self) -> dict[str, Layer]:
         """Return the parts with their full names, in the order of the forward pass.
@@ -185,6 +185,11 @@ class Model(Layer):
         """How many numbers are trained: all parameters but those of frozen layers."""
         self._require_built()
         return sum(array.size for leaf in self.leaves() if leaf.trainable for array in leaf.params.values())
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there are parameters that an optimizer may change."""
+        return any(leaf.trainable for leaf in self.leaves())
 
     @property
     def frozen(self) -> bool:
@@ -438,7 +443,7 @@ class Model(Layer):
         return summary_html(self) if self.built else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_flat": self._flat is not None, "_gradients": {}}
+        return super().__getstate__() | {"_flat": self._flat is not None, "_gradients": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Pack the parameters of a copy or of an unpickled model again, for its arrays have lost their common base."""
@@ -522,7 +527,7 @@ class Model(Layer):
                 leaf.grads[key] = grads[place].reshape(array.shape)
                 start += array.size
         self._flat = params, grads
-        self._gradients = {(leaf.name, key): array for leaf in self.leaves() for key, array in leaf.grads.items()}
+        self._gradients = [(leaf, key, place) for leaf in self.leaves() for key, place in leaf.grads.items()]
 
     def _collect_gradients(self) -> None:
         """Copy gradients that a layer assigned to `grads`, instead of writing into the array there, to their place.
@@ -531,12 +536,10 @@ class Model(Layer):
         """
         if self._flat is None:
             return
-        for leaf in self.leaves():
-            for key, array in leaf.grads.items():
-                place = self._gradients[leaf.name, key]
-                if leaf.frozen or array is not place:
-                    place[...] = 0 if leaf.frozen else array
-                    leaf.grads[key] = place
+        for leaf, key, place in self._gradients:
+            if leaf.frozen or leaf.grads[key] is not place:
+                place[...] = 0 if leaf.frozen else leaf.grads[key]
+                leaf.grads[key] = place
 
 
 def _full_name(leaf: Layer, key: str) -> str:

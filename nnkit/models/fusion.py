@@ -8,6 +8,7 @@ A fused step has one of its layers run everything, with an option that says what
 back is kept there. So there is nothing here that `forget`, pickling or a changed `model.layers` would have to know.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -78,7 +79,7 @@ Step = Layer | Fused
 
 
 def _norm_activation(norm: Layer, activation: Any) -> list[Step]:
-    name = {ReLU: "relu", SiLU: "silu"}.get(type(activation)) or _GELU_FORMS[activation.approximate]
+    name = _NAMES.get(type(activation)) or _GELU_FORMS[activation.approximate]
     return [Fused((norm, activation), norm, {"activation": name})]
 
 
@@ -109,6 +110,7 @@ def _relu_pool(relu: Layer, pool: Layer) -> list[Step]:
     return [Fused((relu, pool), pool, {"relu": True})]
 
 
+_NAMES = {ReLU: "relu", SiLU: "silu"}
 _GELU_FORMS = {"none": "gelu", "tanh": "gelu_tanh"}
 
 # Neighbours, and the steps that they become. The first rule that fits is taken: a longer one stands before its parts.
@@ -122,8 +124,6 @@ _RULES: list[tuple[tuple[type[Layer], ...], Callable[..., list[Step]]]] = [
     ((BatchNorm, SiLU), _norm_activation),
     ((ReLU, MaxPool2d), _relu_pool),
 ]
-# The same by the first of the neighbours: a plan is made anew for each batch, which must not show at batches of one.
-_RULES_FOR = {first: [rule for rule in _RULES if rule[0][0] is first] for first in {rule[0][0] for rule in _RULES}}
 
 
 def fuse(layers: Iterable[Layer]) -> list[Step]:
@@ -138,20 +138,29 @@ def fuse(layers: Iterable[Layer]) -> list[Step]:
     list of Layer and Fused
     """
     waiting = list(layers)
-    types = tuple(map(type, waiting))
+    if not enabled:
+        return [*waiting]
     steps: list[Step] = []
-    place = 0
-    while place < len(waiting):
-        for pattern, make in _RULES_FOR.get(types[place], ()) if enabled else ():
-            end = place + len(pattern)
-            if types[place:end] == pattern:
-                steps += make(*waiting[place:end])
-                place = end
-                break
-        else:
-            steps.append(waiting[place])
-            place += 1
+    for part, make in _matches(tuple(map(type, waiting))):
+        steps += waiting[part] if make is None else make(*waiting[part])
     return steps
+
+
+@functools.lru_cache
+def _matches(types: tuple[type[Layer], ...]) -> list[tuple[slice, Callable[..., list[Step]] | None]]:
+    """Cut a row of layers into those that a rule fits, with what it makes of them, and others.
+
+    Types are all that this depends on, so that it can be remembered: a plan is made anew for each batch, which must not
+    show at batches of one.
+    """
+    parts: list[tuple[slice, Callable[..., list[Step]] | None]] = []
+    place = 0
+    while place < len(types):
+        fitting = (rule for rule in _RULES if types[place : place + len(rule[0])] == rule[0])
+        pattern, make = next(fitting, (types[place : place + 1], None))
+        parts.append((slice(place, place + len(pattern)), make))
+        place += len(pattern)
+    return parts
 
 
 def fused(steps: Iterable[Step]) -> dict[str, str]:
@@ -181,11 +190,10 @@ def backward(steps: Sequence[Step], dout: np.ndarray) -> np.ndarray:
 
 def backward_params(steps: Sequence[Step], dout: np.ndarray) -> None:
     """Go back only as far as there are parameters to train, and spare the last input gradient."""
-    first = next((i for i, step in enumerate(steps) if step.trainable), len(steps))
-    dout = backward(steps[first + 1 :], dout)
-    for step in steps[first : first + 1]:
-        step.backward_params(dout)
-    for step in steps[:first]:
+    for place, step in enumerate(steps):
+        if step.trainable:
+            step.backward_params(backward(steps[place + 1 :], dout))
+            return
         step.forget()
 
 

@@ -23,6 +23,7 @@ from numpy.typing import DTypeLike
 from nnkit._ext import compiled
 
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+_HUGE = 1 << 21  # bytes: a page of the larger kind on x86-64 and ARM, which NumPy asks Linux for from 4 MiB on
 _SMALLEST_POOLED = 1 << 14  # bytes: below this, NumPy's own allocator is as fast
 _REFERENCES_WHEN_FREE = 2  # the pool's and getrefcount's argument
 _SPARE = 1 << 24  # bytes that may lie idle: with less, blocks keep their sizes, and there is one for each use
@@ -109,6 +110,9 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> np.nda
 def aligned(size: int, dtype: DTypeLike) -> np.ndarray:
     """Return an array of zeros that begins a cache line, so that no vector has to be loaded from two.
 
+    A large one begins a huge page: the processor remembers where some thousands of pages are, too few for a step of
+    training in pages of 4 KiB.
+
     It is not of the pool, and itself the base of all views on it.
 
     Parameters
@@ -121,8 +125,9 @@ def aligned(size: int, dtype: DTypeLike) -> np.ndarray:
     ndarray of shape (size,)
     """
     dtype = np.dtype(dtype)
-    raw = np.zeros(size * dtype.itemsize + _ALIGNMENT, np.uint8)  # the system's own zeros cost nothing until used
-    start = -raw.ctypes.data % _ALIGNMENT
+    alignment = _HUGE if size * dtype.itemsize > 2 * _HUGE else _ALIGNMENT
+    raw = np.zeros(size * dtype.itemsize + alignment, np.uint8)  # the system's own zeros cost nothing until used
+    start = -raw.ctypes.data % alignment
     # Were it a slice of `raw`, views would have that for a base; a memoryview in between hides it.
     hidden = memoryview(raw)[start : start + size * dtype.itemsize]  # type: ignore[arg-type]
     return np.frombuffer(hidden, dtype)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from nnkit._ext import memory
 from nnkit.errors import CheckpointError, UsageError
 
 State = dict[str, np.ndarray]
@@ -103,7 +104,9 @@ class Optimizer:
         if self._size not in (None, params.size) or any(array.shape != params.shape for array in self.state.values()):
             raise ValueError(f"optimizer: it was at work on another model, not on one of {params.size} parameters")
         if not self.state:
-            self.state = {name: np.full_like(params, self._state_start(name)) for name in self.state_names}
+            self.state = {name: memory.aligned(params.size, params.dtype) for name in self.state_names}
+            for name, array in self.state.items():
+                array.fill(self._state_start(name))
         self.steps += 1
         for start, stop, lr_scale, weight_decay in self._ranges:
             end = params.size if stop is None else stop

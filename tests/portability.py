@@ -67,7 +67,7 @@ def check_warnings():
         sys.exit("\n".join(["these gave warnings:", *failed]))
 
 
-def run_tests(package, python, expected, left_out="nothing"):
+def run_tests(package, python, expected, left_out="nothing", options=()):
     """Run the kernels' tests against the package in this folder."""
     tests = package.parent / "tests"
     tests.mkdir()
@@ -77,8 +77,8 @@ def run_tests(package, python, expected, left_out="nothing"):
     environment["PYTHONPATH"] = str(package.parent)
     check = f"from nnkit import _ext; assert {expected}, _ext.kernel_reason; print(_ext.available())"
     subprocess.run([python, "-c", check], cwd=tests, env=environment, check=True)
-    command = [python, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-k", f"not ({left_out})", "."]
-    subprocess.run(command, cwd=tests, env=environment, check=True)
+    command = [python, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-k", f"not ({left_out})"]
+    subprocess.run([*command, *options, "."], cwd=tests, env=environment, check=True)
 
 
 def check_clang():
@@ -86,7 +86,7 @@ def check_clang():
     with tempfile.TemporaryDirectory() as folder:
         package = copy_package(folder)
         build(package, "clang", [*FLAGS, "-O3"])
-        run_tests(package, sys.executable, EXPECTED["clang"])
+        run_tests(package, sys.executable, EXPECTED["clang"], options=["-n", "auto"])
 
 
 def unpack_debian(root, packages):

@@ -1,6 +1,6 @@
 """Runs the C kernels on random arguments under AddressSanitizer and UndefinedBehaviorSanitizer.
 
-    python tests/sanitize.py            # some 30 seconds; needs GCC with its sanitizers, Cython, pytest and hypothesis
+    python tests/sanitize.py    # a minute or two; needs GCC with its sanitizers, Cython, pytest with xdist, hypothesis
 
 Builds the extension into a temporary copy of the package, with no optimisation to speak of, and lets
 `tests/oracles/test_kernels.py` drive every kernel of every set there. Reading or writing outside of an array, a
@@ -72,8 +72,8 @@ def main():
         check = "from nnkit import _ext; assert len(_ext.available()) > 1, _ext.kernel_reason"
         subprocess.run([sys.executable, "-c", check], cwd=work, env=environment, check=True)
         # -s, for a report that pytest had captured would go down with it.
-        command = [sys.executable, "-m", "pytest", "-qs", "-p", "no:cacheprovider", "test_kernels.py", *sys.argv[1:]]
-        return subprocess.run(command, cwd=work, env=environment).returncode
+        command = [sys.executable, "-m", "pytest", "-qs", "-n", "auto", "-p", "no:cacheprovider", "test_kernels.py"]
+        return subprocess.run([*command, *sys.argv[1:]], cwd=work, env=environment).returncode
 
 
 if __name__ == "__main__":

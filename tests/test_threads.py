@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,6 +69,23 @@ def test_trainings_in_several_python_threads_do_not_disturb_each_other():
     alone = trained(5)
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(lambda _: trained(5), range(8))) == {alone}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's list of threads")
+def test_the_helpers_of_a_thread_end_with_it():
+    def threads():
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    gemm, a = _ext.load(_ext.available()[0]).gemm, np.ones((512, 512), np.float32)
+    nnkit.set_num_threads(3)
+    before = threads()
+    with ThreadPoolExecutor(2) as pool:
+        counts = list(pool.map(lambda _: (gemm(a, a, np.empty_like(a)), threads())[1], range(4)))
+    deadline = time.monotonic() + 10
+    while threads() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert max(counts) >= before + 3  # a thread and its two helpers
+    assert threads() == before
 
 
 def report(queue):

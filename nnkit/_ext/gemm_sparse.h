@@ -88,7 +88,8 @@ KERNEL void FN(sparse_task)(void *job, ptrdiff_t index, int thread)
     const FN(sparse_product) *p = job;
     real *panel = p->panels + thread * (PANEL_BYTES / REAL_BYTES);
     const real *b = p->b.data;
-    const ptrdiff_t begin = p->spans * index / p->tasks * SPAN, end = MIN(p->spans * (index + 1) / p->tasks * SPAN, p->n);
+    const ptrdiff_t begin = p->spans * index / p->tasks * SPAN;
+    const ptrdiff_t end = MIN(p->spans * (index + 1) / p->tasks * SPAN, p->n);
     for (ptrdiff_t j = begin; j < end; j += SPAN)
         for (ptrdiff_t first = 0; first < p->k; first += SPARSE_DEPTH) {
             const int last = first + SPARSE_DEPTH >= p->k, add = first || p->accumulate;

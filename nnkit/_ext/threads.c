@@ -196,7 +196,7 @@ int nnkit_get_threads(void) { return forked ? 1 : thread_count; }
 
 int nnkit_threads_for(double nanoseconds) { return nanoseconds < WORTH_A_TEAM ? 1 : nnkit_get_threads(); }
 
-/* The calling thread's team with one more helper; none if there is no memory or no thread to be had. */
+/* Start one more helper; return 0 if there is no memory or no thread to be had. */
 static int add_helper(team *t)
 {
     helper *h = malloc(sizeof *h);

@@ -1,5 +1,6 @@
 /* Every kernel, compiled for float and for double with the TARGET, VECTOR_BYTES and ROWS of one instruction set. */
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels.h"

@@ -12,6 +12,11 @@
 typedef uint16_t FN(places) __attribute__((vector_size(2 * OCTET)));  /* of pixels in a band */
 
 typedef struct {
+    real factor;
+    integer place;  /* of the patch in the frame */
+} FN(term);
+
+typedef struct {
     FN(first_layer) g;
     const real *dout;
     ptrdiff_t parts, width;                        /* parts of the batch; vectors of a patch's row */

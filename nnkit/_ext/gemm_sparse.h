@@ -1,29 +1,38 @@
 /* Matrix product whose left factor is full of zeros, as the gradient behind a ReLU or dropout is: half of its numbers,
-   or three quarters. Products with zero are left out, which a register tile of several rows cannot do: their zeros are
-   at different places.
+   or three quarters. Products with zero are left out, which a register tile of many rows cannot do: their zeros are at
+   different places.
 
-   So a tile here is one row of the result by SPAN columns: as many sums as in the other tile, and one number of b is
-   loaded for each multiply-add. The processor can do that at full speed from its L1 cache, where a panel of b, SPAN
-   columns wide, stays while all rows of a go past. What a row of a has besides zeros is listed before. The sums are the
-   same to the last bit, for they are made in the same order. */
+   So a tile here is one or two rows of the result by SPAN columns. Its panel of b, SPAN columns wide, stays in the L1
+   cache while all rows of a go past; what these have besides zeros is listed before. The processor can load one number
+   for each multiply-add, but hardly more than that: so where there are registers for two rows, there is a list of the
+   places at which both have a number, for which one of b is loaded once, and one for each row alone. A list a kind, and
+   not a question at every place, whose answers nobody could predict. */
 
-#define SUMS 12  /* vectors */
-#define SPAN (SUMS * LANES)
+#if VECTOR_BYTES == 64 || defined(__aarch64__)  /* 32 registers */
+#define TOGETHER 2  /* rows */
+#define SUMS 8      /* vectors of a row: enough to hide the latency of an FMA */
+#define PANEL_BYTES (32 * 1024)
+#else
+#define TOGETHER 1
+#define SUMS 12
 #define PANEL_BYTES (24 * 1024)
+#endif
+#define KINDS (1 << TOGETHER)  /* of terms: bit r tells whether row r has one */
+#define SPAN (SUMS * LANES)
 #define SPARSE_DEPTH (PANEL_BYTES / (SUMS * VECTOR_BYTES))  /* rows of a panel */
-#define MOST_TERMS (512 * 1024)  /* that there is room for, at most: 4 MiB for float */
+#define MOST_TERMS (256 * 1024)  /* that there is room for, at most: 3 MiB for float */
 
 typedef struct {
-    real factor;
+    real factors[TOGETHER];
     integer place;  /* of the row of b in its panel */
-} FN(term);
+} FN(terms);
 
 typedef struct {
     nnkit_matrix a, b;
-    ptrdiff_t m, n, k, spans, tasks;  /* a task has some spans of columns */
+    ptrdiff_t m, n, k, tiles, spans, tasks;  /* a task has some spans of columns */
     real *out;
     int accumulate;
-    FN(term) *terms;  /* for each part of the depth and each row of a, room for SPARSE_DEPTH */
+    FN(terms) *terms;  /* for each part of the depth and tile, room for SPARSE_DEPTH */
     int *counts;
     real *panels;  /* of each thread */
 } FN(sparse_product);
@@ -44,42 +53,73 @@ KERNEL ptrdiff_t FN(count_nonzero)(nnkit_matrix a, ptrdiff_t m, ptrdiff_t k)
     return total;
 }
 
-/* List what BAND rows of a have in one part of the depth. */
-#define BAND 16
+/* List what the rows of BAND tiles have in one part of the depth. A term is written to every list, but counts in its
+   own only: the next one follows upon those that count. */
+#define BAND (16 / TOGETHER)
 KERNEL void FN(list_task)(void *job, ptrdiff_t index, int thread)
 {
     (void)thread;
     const FN(sparse_product) *p = job;
-    const ptrdiff_t bands = CEIL_DIV(p->m, BAND), part = index / bands, i = index % bands * BAND;
-    const ptrdiff_t rows = MIN(BAND, p->m - i), first = part * SPARSE_DEPTH;
-    const real *a = (const real *)p->a.data + i * p->a.row;
-    FN(term) *terms = p->terms + (part * p->m + i) * SPARSE_DEPTH;
-    int counts[BAND] = {0};
+    const ptrdiff_t bands = CEIL_DIV(p->tiles, BAND), part = index / bands, begin = index % bands * BAND;
+    const ptrdiff_t tiles = MIN(BAND, p->tiles - begin), first = part * SPARSE_DEPTH;
+    const ptrdiff_t row = p->a.row, column = p->a.column;
+    const real *a = (const real *)p->a.data + begin * TOGETHER * row;
+    FN(terms) lists[BAND][KINDS][SPARSE_DEPTH + 1], *out = p->terms + (part * p->tiles + begin) * SPARSE_DEPTH;
+    int counts[BAND][KINDS] = {{0}};
     for (ptrdiff_t k = first; k < MIN(first + SPARSE_DEPTH, p->k); k++)
-        for (ptrdiff_t r = 0; r < rows; r++) {
-            const real factor = a[r * p->a.row + k * p->a.column];
-            terms[r * SPARSE_DEPTH + counts[r]] = (FN(term)){factor, (integer)((k - first) * SPAN)};
-            counts[r] += factor != 0;
+        for (ptrdiff_t tile = 0; tile < tiles; tile++) {
+            FN(terms) terms = {.place = (integer)((k - first) * SPAN)};
+            int own = 0;
+            UNROLL
+            for (int r = 0; r < TOGETHER; r++) {
+                terms.factors[r] = a[(tile * TOGETHER + r) * row + k * column];
+                own |= (terms.factors[r] != 0) << r;
+            }
+            UNROLL
+            for (int kind = 1; kind < KINDS; kind++) {
+                lists[tile][kind][counts[tile][kind]] = terms;
+                counts[tile][kind] += kind == own;
+            }
         }
-    memcpy(p->counts + part * p->m + i, counts, sizeof *counts * rows);
+    memcpy(p->counts + (part * p->tiles + begin) * KINDS, counts, sizeof *counts * tiles);
+    for (ptrdiff_t tile = 0; tile < tiles; tile++, out += SPARSE_DEPTH)
+        for (int kind = 1, count = 0; kind < KINDS; count += counts[tile][kind++])
+            memcpy(out + count, lists[tile][kind], sizeof *out * counts[tile][kind]);
 }
 
-/* out = the terms' rows of the panel, each times its factor, added to out if `add`. */
-INLINE void FN(sparse_tile)(const FN(term) *terms, int count, const real *panel, int add, real *out)
+/* Rows of out = the terms' rows of the panel, each times its factors, added to out if `add`. The fence keeps the
+   compiler from loading a number twice, once for each row. */
+INLINE void FN(sparse_tile)(const FN(terms) *terms, const int *counts, const real *panel, int add, real *out,
+                            ptrdiff_t pitch)
 {
-    vec sums[SUMS];
+    vec sums[TOGETHER][SUMS];
     UNROLL
-    for (int v = 0; v < SUMS; v++)
-        sums[v] = (add ? FN(load)(out + v * LANES) : (vec){0}) + (vec){0};  /* -0 becomes 0, as there */
-    for (int t = 0; t < count; t++) {
-        const real factor = terms[t].factor, *row = panel + terms[t].place;
+    for (int r = 0; r < TOGETHER; r++)
         UNROLL
         for (int v = 0; v < SUMS; v++)
-            sums[v] += factor * FN(load)(row + v * LANES);
-    }
+            sums[r][v] = add ? FN(load)(out + r * pitch + v * LANES) : (vec){0};
     UNROLL
-    for (int v = 0; v < SUMS; v++)
-        FN(store)(out + v * LANES, sums[v]);
+    for (int kind = 1; kind < KINDS; kind++)
+        for (const FN(terms) *end = terms + counts[kind]; terms < end; terms++) {
+            const real *row = panel + terms->place;
+            real factors[TOGETHER];
+            memcpy(factors, terms->factors, sizeof factors);
+            UNROLL
+            for (int v = 0; v < SUMS; v++) {
+                const vec numbers = FN(load)(row + v * LANES);
+                if (kind == 3)
+                    atomic_signal_fence(memory_order_seq_cst);
+                UNROLL
+                for (int r = 0; r < TOGETHER; r++)
+                    if (kind >> r & 1)
+                        sums[r][v] += factors[r] * numbers;
+            }
+        }
+    UNROLL
+    for (int r = 0; r < TOGETHER; r++)
+        UNROLL
+        for (int v = 0; v < SUMS; v++)
+            FN(store)(out + r * pitch + v * LANES, sums[r][v]);
 }
 
 /* Some spans of columns. While the rows go past a panel, the numbers of the next one are asked for. */
@@ -97,21 +137,25 @@ KERNEL void FN(sparse_task)(void *job, ptrdiff_t index, int thread)
             const ptrdiff_t next_j = last ? j + SPAN : j, next_first = last ? 0 : first + SPARSE_DEPTH;
             FN(upcoming) next = {b + next_first * p->b.row + next_j, p->b.row,
                                  next_j < end ? MIN(SPARSE_DEPTH, p->k - next_first) : 0, MIN(SPAN, end - next_j)};
-            const ptrdiff_t share = CEIL_DIV(next.rows, p->m);
+            const ptrdiff_t share = CEIL_DIV(next.rows, p->tiles);
             for (ptrdiff_t k = 0; k < depth; k++)
                 memcpy(panel + k * SPAN, b + (first + k) * p->b.row + j, sizeof(real) * width);
-            for (ptrdiff_t i = 0; i < p->m; i++) {
-                const ptrdiff_t line = first / SPARSE_DEPTH * p->m + i;
-                const FN(term) *terms = p->terms + line * SPARSE_DEPTH;
-                real *out = p->out + i * p->n + j, edge[SPAN];
+            for (ptrdiff_t tile = 0; tile < p->tiles; tile++) {
+                const ptrdiff_t list = first / SPARSE_DEPTH * p->tiles + tile;
+                const FN(terms) *terms = p->terms + list * SPARSE_DEPTH;
+                const int *counts = p->counts + list * KINDS;
+                real *const out = p->out + tile * TOGETHER * p->n + j;
                 FN(ask_for)(FN(take)(&next, share), 0, SPAN);
                 if (width == SPAN) {
-                    FN(sparse_tile)(terms, p->counts[line], panel, add, out);
+                    FN(sparse_tile)(terms, counts, panel, add, out, p->n);
                     continue;
                 }
-                memcpy(edge, out, sizeof(real) * width);
-                FN(sparse_tile)(terms, p->counts[line], panel, add, edge);
-                memcpy(out, edge, sizeof(real) * width);
+                real edge[TOGETHER * SPAN] = {0};
+                for (ptrdiff_t r = 0; r < TOGETHER; r++)
+                    memcpy(edge + r * SPAN, out + r * p->n, sizeof(real) * width);
+                FN(sparse_tile)(terms, counts, panel, add, edge, SPAN);
+                for (ptrdiff_t r = 0; r < TOGETHER; r++)
+                    memcpy(out + r * p->n, edge + r * SPAN, sizeof(real) * width);
             }
         }
 }
@@ -121,25 +165,27 @@ KERNEL void FN(sparse_task)(void *job, ptrdiff_t index, int thread)
 KERNEL int FN(gemm_sparse_pays)(nnkit_matrix a, nnkit_matrix b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
 {
     const ptrdiff_t parts = CEIL_DIV(k, SPARSE_DEPTH);
-    return b.column == 1 && m >= 32 && k >= 8 && n >= 4 * SPAN && m <= MOST_TERMS / (parts * SPARSE_DEPTH)
-           && FN(count_nonzero)(a, m, k) < m * k * 0.7;
+    return b.column == 1 && m >= 32 && m % TOGETHER == 0 && k >= 8 && n >= 4 * SPAN
+           && m <= MOST_TERMS / (parts * SPARSE_DEPTH) && FN(count_nonzero)(a, m, k) < m * k * 0.7;
 }
 
 KERNEL int FN(gemm_sparse)(nnkit_matrix a, nnkit_matrix b, void *out, int accumulate, ptrdiff_t m, ptrdiff_t n,
                            ptrdiff_t k)
 {
-    FN(sparse_product) p = {.a = a, .b = b, .m = m, .n = n, .k = k, .out = out, .accumulate = accumulate};
+    FN(sparse_product) p = {.a = a, .b = b, .m = m, .n = n, .k = k, .tiles = m / TOGETHER, .out = out,
+                            .accumulate = accumulate};
     const int threads = nnkit_threads_for(NS_A_PRODUCT * m * n * k);
     const ptrdiff_t parts = CEIL_DIV(k, SPARSE_DEPTH);
     size_t size = 0;
     const size_t panels = nnkit_reserve(&size, (size_t)PANEL_BYTES * threads);
-    const size_t terms = nnkit_reserve(&size, sizeof *p.terms * parts * m * SPARSE_DEPTH);
-    const size_t counts = nnkit_reserve(&size, sizeof *p.counts * parts * m);
+    const size_t terms = nnkit_reserve(&size, sizeof *p.terms * parts * p.tiles * SPARSE_DEPTH);
+    const size_t counts = nnkit_reserve(&size, sizeof *p.counts * parts * p.tiles * KINDS);
     char *scratch = nnkit_scratch(size);
     if (!scratch)
         return -1;
-    p.panels = (real *)(scratch + panels), p.terms = (FN(term) *)(scratch + terms), p.counts = (int *)(scratch + counts);
-    nnkit_parallel(threads, parts * CEIL_DIV(m, BAND), FN(list_task), &p);
+    p.panels = (real *)(scratch + panels), p.counts = (int *)(scratch + counts);
+    p.terms = (FN(terms) *)(scratch + terms);
+    nnkit_parallel(threads, parts * CEIL_DIV(p.tiles, BAND), FN(list_task), &p);
     /* Few tasks: nothing of a task's first panel has been asked for while others were at work. */
     p.spans = CEIL_DIV(n, SPAN), p.tasks = MIN(p.spans, 4 * threads);
     nnkit_parallel(threads, p.tasks, FN(sparse_task), &p);

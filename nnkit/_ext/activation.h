@@ -134,7 +134,7 @@ ELEMENTWISE_OF_ONE(sigmoid_forward, FN(sigmoid)(a[i]), 0.15 * REAL_BYTES)
 ELEMENTWISE_OF_ONE(tanh_forward, FN(tanh)(a[i]), 0.15 * REAL_BYTES)
 
 /* a is dout; b is the input for GELU and SiLU, the output for the others. */
-ELEMENTWISE(relu_backward, FN(activation_gradient)(NNKIT_RELU, a[i], b[i]), 0.1)
+ELEMENTWISE(relu_backward, FN(activation_gradient)(NNKIT_RELU, a[i], b[i]), 0.2)
 ELEMENTWISE(gelu_backward, FN(activation_gradient)(NNKIT_GELU, a[i], b[i]), 0.2 * REAL_BYTES)
 ELEMENTWISE(gelu_tanh_backward, FN(activation_gradient)(NNKIT_GELU_TANH, a[i], b[i]), 0.2 * REAL_BYTES)
 ELEMENTWISE(silu_backward, FN(activation_gradient)(NNKIT_SILU, a[i], b[i]), 0.2 * REAL_BYTES)

@@ -189,7 +189,7 @@ KERNEL void FN(gemm_task)(void *job, ptrdiff_t index, int thread)
    Packing would cost more than the product; the dot products go straight along the rows as they lie. */
 
 #define DOT_COLUMNS 16  /* of b, read once for all rows of a while they are in the cache */
-#define DOT_ROWS 64
+#define DOT_ROWS 16
 
 /* out[r][c] for `rows` (1, 2 or 4) rows of a and some columns of b, of which height x width are there; what is not is a
    repetition of the last. There are LANES sums at once, `parts` for each dot product: a tile of one row and LANES

@@ -20,7 +20,7 @@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 #define CEIL_DIV(a, b) (((a) + (b) - 1) / (b))
-#define NS_A_PRODUCT (0.12 * REAL_BYTES / VECTOR_BYTES)  /* nanoseconds for a multiply-add, about */
+#define NS_A_PRODUCT (0.25 * REAL_BYTES / VECTOR_BYTES)  /* nanoseconds for a multiply-add, about */
 #define PANEL (2 * LANES)  /* columns of a register tile: with ROWS rows, enough sums to hide the latency of an FMA */
 #endif
 

@@ -87,7 +87,8 @@ class BuildKernels(build_ext):
 EXTENSION = Extension(
     "nnkit._ext.compiled",
     sources=[
-        str(EXT / name) for name in ("compiled.pyx", "dispatch.c", "threads.c", "avx512.c", "avx2.c", "baseline.c")
+        str(EXT / name)
+        for name in ("compiled.pyx", "dispatch.c", "threads.c", "scratch.c", "avx512.c", "avx2.c", "baseline.c")
     ],
     depends=[str(path) for path in sorted(EXT.glob("*.h"))],
     include_dirs=[str(EXT)],

@@ -106,9 +106,16 @@ def both(kernels, name, arrays, outputs, *options):
     # NaN beforehand: a kernel that leaves a hole is found out.
     ours = [np.full_like(out, np.nan if out.dtype.kind == "f" else 77) for out in outputs]
     theirs = [out.copy() for out in outputs]
-    getattr(kernels, name)(*arrays, *ours, *options)
-    getattr(reference, name)(*arrays, *theirs, *options)
+    run(kernels, name, *arrays, *ours, *options)
+    run(reference, name, *arrays, *theirs, *options)
     return list(zip(ours, theirs, strict=True))
+
+
+def run(kernels, name, *arguments):
+    """Run one kernel to its end."""
+    later = getattr(kernels, name)(*arguments)
+    if name == "augment":
+        later.finish()
 
 
 def window_shapes(window):
@@ -793,7 +800,7 @@ def test_augment(kernels, dtype, pixel, width, channels, rng):
         (pair,) = both(kernels, "augment", arguments, [np.empty((count, 8, width, channels), dtype)])
         agree(*pair, dtype)
         planes = np.empty((count, channels, 8, width), dtype)
-        kernels.augment(*arguments, planes, channels_last=False)
+        kernels.augment(*arguments, planes, channels_last=False).finish()
         np.testing.assert_array_equal(planes, pair[0].transpose(0, 3, 1, 2))
 
 
@@ -821,8 +828,8 @@ def test_augment_stays_within_its_memory(kernels, dtype, width, channels_last, r
     out = before_a_forbidden_page(np.empty((4, 3, width, 3) if channels_last else (4, 3, 3, width), dtype))
     expected = out.copy()
     arguments = [images, indices, flip, shifts, shifts, None, None, 0, scale, offset]
-    kernels.augment(*arguments, out, channels_last)
-    reference.augment(*arguments, expected, channels_last)
+    kernels.augment(*arguments, out, channels_last).finish()
+    reference.augment(*arguments, expected, channels_last).finish()
     agree(out, expected, dtype)
 
 
@@ -897,7 +904,7 @@ def results(kernels, rng):
         ("cross_entropy_backward", [rows, labels, None, None, 0.1, 1.0], [rows]),
     ]:
         outputs = [np.empty_like(out) for out in outputs]
-        getattr(kernels, name)(*arrays, *outputs, *rest)
+        run(kernels, name, *arrays, *outputs, *rest)
         yield from outputs
 
 
@@ -944,7 +951,7 @@ def test_an_empty_batch_may_claim_images_of_any_size(kernels):
     assert not bias.any()
     images, long, one = np.empty((0, 1, 2**61 - 1, 1), np.uint8), (0, 1, 2**61 - 1, 1), np.ones(1, np.float32)
     none = np.empty(0, np.int64)
-    kernels.augment(images, none, None, None, None, None, None, 0, one, one, np.empty(long, np.float32))
+    kernels.augment(images, none, None, None, None, None, None, 0, one, one, np.empty(long, np.float32)).finish()
     kernels.transpose_images(np.empty((2**59, 0, 3), np.float32), np.empty((2**59, 3, 0), np.float32))
 
 
@@ -1281,7 +1288,7 @@ class TestWrongArguments:
         zeros, one = np.zeros(2, int), np.ones(1, np.float32)
         flip = np.zeros(2, np.uint8)
         good = [images, zeros, flip, zeros, zeros, zeros, zeros, 0, one, one, out]
-        kernels.augment(*good)
+        kernels.augment(*good).finish()
         for position, wrong in [
             (1, np.array([0, 3])),
             (1, np.array([-1, 0])),

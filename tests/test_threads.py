@@ -78,6 +78,7 @@ def test_the_helpers_of_a_thread_end_with_it():
 
     gemm, a = _ext.load(_ext.available()[0]).gemm, np.ones((512, 512), np.float32)
     nnkit.set_num_threads(3)
+    time.sleep(0.5)  # those of the tests before end, too
     before = threads()
     with ThreadPoolExecutor(2) as pool:
         counts = list(pool.map(lambda _: (gemm(a, a, np.empty_like(a)), threads())[1], range(4)))
@@ -88,8 +89,65 @@ def test_the_helpers_of_a_thread_end_with_it():
     assert threads() == before
 
 
+def some_batches(seed=0):
+    """A stream of batches whose next one is always begun already."""
+    images = np.random.default_rng(seed).integers(0, 256, (300, 16, 16, 3), np.uint8)
+    data = nnkit.Dataset(images, np.zeros(300, int), ["one"])
+    return nnkit.data.batches(data, 32, augment=nnkit.Augment(flip=True, crop_padding=2), shuffle=True, seed=seed)
+
+
+def digest(batch):
+    return hashlib.sha256(batch[0].tobytes()).hexdigest()
+
+
+def digests(stream):
+    return [*map(digest, stream)]
+
+
+def work():
+    """Regions of threads, and time between them for helpers to go on with a batch."""
+    a = np.ones((200, 200), np.float32)
+    _ext.load(_ext.available()[0]).gemm(a, a, np.empty_like(a))
+    time.sleep(1e-4)
+
+
+def test_a_batch_begun_ahead_is_the_same_bits_whoever_makes_it():
+    nnkit.set_num_threads(1)
+    alone = digests(some_batches())
+    for count in (2, 3, 5):
+        nnkit.set_num_threads(count)
+        found = [(digest(batch), work())[0] for batch in some_batches()]
+        assert found == alone
+
+
+def test_two_streams_of_batches_in_turns():
+    nnkit.set_num_threads(2)
+    expected = digests(some_batches(1)), digests(some_batches(2))
+    pairs = zip(some_batches(1), some_batches(2), strict=True)
+    found = [(digest(one), work(), digest(other), work())[::2] for one, other in pairs]
+    assert tuple(map(list, zip(*found, strict=True))) == expected
+
+
+def test_a_stream_of_batches_goes_on_in_another_thread_and_may_be_left():
+    nnkit.set_num_threads(2)
+    expected = digests(some_batches())
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(some_batches).result()
+        first = digest(pool.submit(next, stream).result())
+    # The thread in which the second batch was begun is no more, nor are its helpers.
+    assert [first, *digests(stream)] == expected
+    for _ in range(20):
+        stream = some_batches()
+        next(stream)
+        del stream
+        work()
+
+
+BEGUN = []
+
+
 def report(queue):
-    queue.put((nnkit.get_num_threads(), trained(3)))
+    queue.put((nnkit.get_num_threads(), trained(3), *map(digests, BEGUN)))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -120,14 +178,17 @@ def large_stacks():
 
 
 def child_trains(method):
-    expected = trained(3)  # and now there is a team
+    expected = [trained(3)]  # and now there is a team
+    if method == "fork":
+        BEGUN.append(some_batches())
+        next(BEGUN[0])
     context = multiprocessing.get_context(method)
     queue = context.Queue()
     child = context.Process(target=report, args=(queue,))
     child.start()
-    threads, digest = queue.get(timeout=50)
+    threads, *found = queue.get(timeout=50)
     child.join()
-    print(threads, "same" if digest == expected else "different")
+    print(threads, "same" if found == [*expected, *map(digests, BEGUN)] else "different")
 
 
 def train_without_threads():

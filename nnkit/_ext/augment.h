@@ -10,10 +10,10 @@
    three vectors. Whether these are planes or side by side, mirrored or not, is but the order in which bytes are
    shuffled into them. */
 
-#define IMAGES_A_TASK 8
+#define IMAGES_A_TASK 4  /* few: a helper that does one between two kernels shall not be late for the second */
 
 typedef struct {
-    const nnkit_window *w;
+    nnkit_window w;
     const char *images;
     int image_bytes;                                     /* of a number: uint8 or real */
     const int64_t *indices;
@@ -22,9 +22,9 @@ typedef struct {
     ptrdiff_t hole;
     int planes;
     const real *scale, *offset;                          /* of each number of a row; for planes, of each channel */
+    real *out;
     char *spare;                                         /* room for a row for each thread */
     size_t spare_size;
-    real *out;
 } FN(batch);
 
 /* Pixels are moved `bytes` at a time: a constant, so that it is one move. Where that is more than a pixel's size, the
@@ -175,7 +175,7 @@ INLINE const char *FN(row)(const FN(view) *view, ptrdiff_t y)
 INLINE void FN(normalize_blocks)(const FN(batch) *p, const FN(view) *view, char *spare, int planes, int mirrored,
                                  real *out)
 {
-    const ptrdiff_t height = p->w->height, width = p->w->width;
+    const ptrdiff_t height = p->w.height, width = p->w.width;
     const ptrdiff_t step = planes ? 1 : 3, apart = planes ? height * width : LANES;  /* of pixels, and of vectors */
     vec scale[3], offset[3];
     UNROLL
@@ -205,12 +205,12 @@ INLINE void FN(normalize_blocks)(const FN(batch) *p, const FN(view) *view, char 
 /* Pixels of any kind. */
 INLINE void FN(normalize_rows)(const FN(batch) *p, const FN(view) *view, char *spare, real *out)
 {
-    const ptrdiff_t width = p->w->width, channels = p->w->channels, pixel = channels * p->image_bytes;
+    const ptrdiff_t width = p->w.width, channels = p->w.channels, pixel = channels * p->image_bytes;
     for (ptrdiff_t y = view->top; y < view->bottom; y++) {
         const char *row = FN(row)(view, y), *in = row + view->first * pixel;
         real *to = out + (y * width + view->left) * (p->planes ? 1 : channels);
         if (p->planes) {
-            const ptrdiff_t step = view->mirrored ? -channels : channels, plane = p->w->height * width;
+            const ptrdiff_t step = view->mirrored ? -channels : channels, plane = p->w.height * width;
             if (p->image_bytes == 1)
                 FN(spread_uint8_t)((const uint8_t *)in, step, p->scale, p->offset, to, plane, channels, view->pixels);
             else
@@ -230,19 +230,19 @@ INLINE void FN(normalize_rows)(const FN(batch) *p, const FN(view) *view, char *s
 
 KERNEL void FN(augment_image)(const FN(batch) *p, ptrdiff_t b, char *spare, real *out)
 {
-    const ptrdiff_t height = p->w->height, width = p->w->width, row_size = width * p->w->channels * p->image_bytes;
+    const ptrdiff_t height = p->w.height, width = p->w.width, row_size = width * p->w.channels * p->image_bytes;
     const int mirrored = p->flip && p->flip[b];
     const ptrdiff_t dy = p->shift_y ? p->shift_y[b] : 0, dx = p->shift_x ? p->shift_x[b] : 0;
     const ptrdiff_t top = MIN(MAX(dy, 0), height), bottom = MAX(MIN(height + dy, height), top);
     const ptrdiff_t left = MIN(MAX(dx, 0), width), right = MAX(MIN(width + dx, width), left);
     const FN(view) view = {.image = p->images + p->indices[b] * height * row_size,
-                           .next = p->images + p->indices[MIN(b + 1, p->w->batch - 1)] * height * row_size,
+                           .next = p->images + p->indices[MIN(b + 1, p->w.batch - 1)] * height * row_size,
                            .row_size = row_size, .top = top, .bottom = bottom, .dy = dy, .left = left,
                            .pixels = right - left, .first = mirrored ? width - 1 - (left - dx) : left - dx,
                            .mirrored = mirrored};
     if (bottom - top < height || view.pixels < width)
-        memset(out, 0, sizeof(real) * height * width * p->w->channels);
-    const int blocks = p->image_bytes == 1 && p->w->channels == 3 && view.pixels >= LANES;
+        memset(out, 0, sizeof(real) * height * width * p->w.channels);
+    const int blocks = p->image_bytes == 1 && p->w.channels == 3 && view.pixels >= LANES;
     if (!blocks || (VECTOR_BYTES == 16 && !p->planes))
         FN(normalize_rows)(p, &view, spare, out);
     else if (p->planes && mirrored)
@@ -257,8 +257,8 @@ KERNEL void FN(augment_image)(const FN(batch) *p, ptrdiff_t b, char *spare, real
 
 KERNEL void FN(cut_hole)(const FN(batch) *p, ptrdiff_t b, real *out)
 {
-    const ptrdiff_t height = p->w->height, width = p->w->width;
-    const ptrdiff_t planes = p->planes ? p->w->channels : 1, channels = p->w->channels / planes;
+    const ptrdiff_t height = p->w.height, width = p->w.width;
+    const ptrdiff_t planes = p->planes ? p->w.channels : 1, channels = p->w.channels / planes;
     const ptrdiff_t top = MIN(MAX(p->hole_y[b], 0), height), bottom = MIN(MAX(p->hole_y[b] + p->hole, 0), height);
     const ptrdiff_t left = MIN(MAX(p->hole_x[b], 0), width), right = MIN(MAX(p->hole_x[b] + p->hole, 0), width);
     for (ptrdiff_t c = 0; c < planes; c++)
@@ -270,45 +270,46 @@ KERNEL void FN(augment_task)(void *job, ptrdiff_t index, int thread)
 {
     const FN(batch) *p = job;
     char *spare = p->spare + thread * p->spare_size;
-    for (ptrdiff_t b = index * IMAGES_A_TASK; b < MIN((index + 1) * IMAGES_A_TASK, p->w->batch); b++) {
-        real *out = p->out + b * p->w->height * p->w->width * p->w->channels;
+    for (ptrdiff_t b = index * IMAGES_A_TASK; b < MIN((index + 1) * IMAGES_A_TASK, p->w.batch); b++) {
+        real *out = p->out + b * p->w.height * p->w.width * p->w.channels;
         FN(augment_image)(p, b, spare, out);
         if (p->hole_y)
             FN(cut_hole)(p, b, out);
     }
 }
 
-KERNEL int FN(augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
-                       const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
-                       const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out,
-                       int channels_last)
+KERNEL nnkit_later *FN(augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
+                                const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x,
+                                const int64_t *hole_y, const int64_t *hole_x, ptrdiff_t hole, const void *scale,
+                                const void *offset, void *out, int channels_last)
 {
-    FN(batch) p = {.w = w, .images = images, .image_bytes = image_bytes, .indices = indices, .flip = flip,
-                   .shift_y = shift_y, .shift_x = shift_x, .hole_y = hole_y, .hole_x = hole_x, .hole = hole,
-                   .planes = !channels_last && w->channels > 1, .scale = scale, .offset = offset, .out = out};
-    if (nnkit_empty(w->batch, w->height, w->width, w->channels))
-        return 0;
-    const ptrdiff_t row_size = w->width * w->channels;
-    const int threads = nnkit_threads_for(0.035 * REAL_BYTES * w->batch * w->height * row_size);
-    p.spare_size = (row_size * image_bytes + SPILL + 63) / 64 * 64;
+    const int empty = nnkit_empty(w->batch, w->height, w->width, w->channels);
+    const int planes = !channels_last && w->channels > 1;
+    const ptrdiff_t row_size = empty ? 0 : w->width * w->channels, length = planes ? w->channels : row_size;
+    const ptrdiff_t batch = empty ? 0 : w->batch;
+    const int threads = nnkit_threads_for(0.035 * REAL_BYTES * batch * w->height * row_size);
+    const size_t spare_size = (row_size * image_bytes + SPILL + 63) / 64 * 64;
     size_t total = 0;
-    const size_t scales = nnkit_reserve(&total, sizeof(real) * row_size);
-    const size_t offsets = nnkit_reserve(&total, sizeof(real) * row_size);
-    const size_t spare = nnkit_reserve(&total, p.spare_size * threads);
-    char *scratch = nnkit_scratch(total);
-    if (!scratch)
-        return -1;
-    p.spare = scratch + spare;
-    if (!p.planes) {
-        real *long_scale = (real *)(scratch + scales), *long_offset = (real *)(scratch + offsets);
-        for (ptrdiff_t i = 0; i < row_size; i++) {
-            long_scale[i] = p.scale[i % w->channels];
-            long_offset[i] = p.offset[i % w->channels];
-        }
-        p.scale = long_scale, p.offset = long_offset;
+    const size_t job = nnkit_reserve(&total, sizeof(FN(batch)));
+    const size_t scales = nnkit_reserve(&total, sizeof(real) * length);
+    const size_t offsets = nnkit_reserve(&total, sizeof(real) * length);
+    const size_t spare = nnkit_reserve(&total, spare_size * threads);
+    char *block = malloc(total);
+    if (!block)
+        return NULL;
+    real *long_scale = (real *)(block + scales), *long_offset = (real *)(block + offsets);
+    for (ptrdiff_t i = 0; i < length; i++) {
+        long_scale[i] = ((const real *)scale)[i % w->channels];
+        long_offset[i] = ((const real *)offset)[i % w->channels];
     }
-    nnkit_parallel(threads, CEIL_DIV(w->batch, IMAGES_A_TASK), FN(augment_task), &p);
-    return 0;
+    *(FN(batch) *)(block + job) = (FN(batch)){
+        .w = *w, .images = images, .image_bytes = image_bytes, .indices = indices, .flip = flip, .shift_y = shift_y,
+        .shift_x = shift_x, .hole_y = hole_y, .hole_x = hole_x, .hole = hole, .planes = planes, .scale = long_scale,
+        .offset = long_offset, .out = out, .spare = block + spare, .spare_size = spare_size};
+    nnkit_later *later = nnkit_begin(threads, CEIL_DIV(batch, IMAGES_A_TASK), FN(augment_task), block);
+    if (!later)
+        free(block);
+    return later;
 }
 #undef IMAGES_A_TASK
 #undef SPILL

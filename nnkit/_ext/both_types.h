@@ -1,6 +1,7 @@
 /* Every kernel, compiled for float and for double with the TARGET, VECTOR_BYTES and ROWS of one instruction set. */
 #include <math.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels.h"

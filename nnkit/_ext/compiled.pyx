@@ -29,6 +29,8 @@ cdef extern from "kernels.h" nogil:
         const void *data
         Py_ssize_t row, column
 
+    ctypedef struct nnkit_later
+
     ctypedef struct nnkit_window:
         Py_ssize_t batch, height, width, channels, out_height, out_width, out_channels
         Py_ssize_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x
@@ -76,10 +78,10 @@ cdef extern from "kernels.h" nogil:
                          double weight_decay, int nesterov) noexcept nogil
         void (*adam_step)(void *params, const void *grads, void *m, void *v, Py_ssize_t size, double step, double lr,
                           double beta1, double beta2, double eps, double weight_decay, int decoupled) noexcept nogil
-        int (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
-                       const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
-                       const int64_t *hole_x, Py_ssize_t hole, const void *scale, const void *offset,
-                       void *out, int channels_last) noexcept nogil
+        nnkit_later *(*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
+                                const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x,
+                                const int64_t *hole_y, const int64_t *hole_x, Py_ssize_t hole, const void *scale,
+                                const void *offset, void *out, int channels_last) noexcept nogil
         void (*transpose_images)(const void *x, void *out, Py_ssize_t images, Py_ssize_t rows,
                                  Py_ssize_t columns) noexcept nogil
 
@@ -90,6 +92,7 @@ cdef extern from "kernels.h" nogil:
     int nnkit_cpu_has(const char *feature)
     void nnkit_set_threads(int count)
     int nnkit_get_threads()
+    void nnkit_finish(nnkit_later *later, int wanted)
     void nnkit_release_scratch()
 
 
@@ -273,6 +276,27 @@ cdef int check_numbers(const int64_t[::1] numbers, Py_ssize_t count, str what, i
         if not low <= numbers[i] < high:
             raise ValueError(f"augment: {what}[{i}] is {numbers[i]}, expected {low} to {high - 1}")
     return 0
+
+
+cdef class Later:
+    """What a kernel has begun and its helpers go on with while the caller does something else; see `finish`."""
+
+    cdef nnkit_later *later
+    cdef object images, out  # what it reads and writes has to stay where it is
+    cdef const int64_t[::1] indices, shift_y, shift_x, hole_y, hole_x
+    cdef const uint8_t[::1] flip
+
+    def finish(self):
+        """Do what is left; the result is complete then. Once is enough."""
+        cdef nnkit_later *later = self.later
+        self.later = NULL
+        if later is not NULL:
+            with nogil:
+                nnkit_finish(later, True)
+
+    def __dealloc__(self):  # the arrays are still there
+        if self.later is not NULL:
+            nnkit_finish(self.later, False)
 
 
 cdef class KernelSet:
@@ -600,7 +624,6 @@ cdef class KernelSet:
         check_numbers(hole_y, batch, "hole_y", -FAR, FAR)
         check_numbers(hole_x, batch, "hole_x", -FAR, FAR)
         cdef nnkit_window w
-        cdef int status
         w.batch, w.height, w.width, w.channels = batch, out.shape[1], out.shape[2], out.shape[3]
         if not channels_last:
             w.channels, w.height, w.width = out.shape[1], out.shape[2], out.shape[3]
@@ -618,13 +641,16 @@ cdef class KernelSet:
         if not 0 <= hole < FAR or (hole and (hole_y is None or hole_x is None)):
             raise ValueError(f"augment: hole must be from 0 to below 2^20 and have places, got {hole}")
         cdef const int64_t *no_place = NULL
-        with nogil:
-            status = table.augment(
-                &w, &images[0, 0, 0, 0], sizeof(pixel), &indices[0], &flip[0] if flip is not None else NULL,
-                &shift_y[0] if shift_y is not None else no_place, &shift_x[0] if shift_x is not None else no_place,
-                &hole_y[0] if hole else no_place, &hole_x[0] if hole else no_place, hole, &scale[0], &offset[0],
-                &out[0, 0, 0, 0], channels_last)
-        check_memory(status)
+        cdef Later later = Later()
+        later.images, later.out, later.indices, later.flip = images.base, out.base, indices, flip
+        later.shift_y, later.shift_x, later.hole_y, later.hole_x = shift_y, shift_x, hole_y, hole_x
+        later.later = table.augment(
+            &w, &images[0, 0, 0, 0], sizeof(pixel), &indices[0], &flip[0] if flip is not None else NULL,
+            &shift_y[0] if shift_y is not None else no_place, &shift_x[0] if shift_x is not None else no_place,
+            &hole_y[0] if hole else no_place, &hole_x[0] if hole else no_place, hole, &scale[0], &offset[0],
+            &out[0, 0, 0, 0], channels_last)
+        check_memory(later.later is NULL)
+        return later
 
     def transpose_images(self, const floating[:, :, ::1] x not None, floating[:, :, ::1] out not None):
         cdef const nnkit_table *table = &self.tables[floating is double]

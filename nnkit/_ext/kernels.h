@@ -13,6 +13,8 @@ typedef struct {            /* element (i, j) is data[i * row + j * column]; one
     ptrdiff_t row, column;
 } nnkit_matrix;
 
+typedef struct nnkit_later nnkit_later;  /* a kernel's tasks that nobody waits for yet; see `nnkit_finish` */
+
 typedef struct {            /* a sliding window: input (batch, height, width, channels) to (batch, out_height, ...) */
     ptrdiff_t batch, height, width, channels;
     ptrdiff_t out_height, out_width, out_channels;
@@ -67,7 +69,7 @@ typedef struct {
                      double weight_decay, int nesterov);
     void (*adam_step)(void *params, const void *grads, void *m, void *v, ptrdiff_t size, double step, double lr,
                       double beta1, double beta2, double eps, double weight_decay, int decoupled);
-    int (*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
+    nnkit_later *(*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
                    const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
                    const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out,
                    int channels_last);
@@ -86,6 +88,14 @@ int nnkit_get_threads(void);
 int nnkit_threads_for(double nanoseconds);  /* how many threads work of this size (on one thread) is worth */
 typedef void (*nnkit_task)(void *job, ptrdiff_t index, int thread);
 void nnkit_parallel(int threads, ptrdiff_t tasks, nnkit_task task, void *job);
+
+/* Leave tasks for later: until `nnkit_finish`, which any thread may call and which does what is left, helpers do some
+   when they have nothing else to do. NULL when out of memory. To finish it frees the job, which malloc has given; where
+   it is not wanted any more, its tasks need not be done. */
+nnkit_later *nnkit_begin(int threads, ptrdiff_t tasks, nnkit_task task, void *job);
+void nnkit_finish(nnkit_later *l, int wanted);
+
+/* scratch.c */
 void *nnkit_scratch(size_t bytes);  /* the calling thread's own, kept from call to call; NULL when out of memory */
 void nnkit_release_scratch(void);
 

@@ -295,6 +295,11 @@ def adam_step(params, grads, m, v, step, lr, beta1, beta2, eps, weight_decay, de
     params -= (lr / (1 - beta1**step)) * m / root
 
 
+class _Later:
+    def finish(self):
+        """Do what is left: nothing, here."""
+
+
 def augment(images, indices, flip, shift_y, shift_x, hole_y, hole_x, hole, scale, offset, out, channels_last=True):
     """Pick, shift, flip, cut out and normalise images: overwrites out from images (n, H, W, C).
 
@@ -306,6 +311,9 @@ def augment(images, indices, flip, shift_y, shift_x, hole_y, hole_x, hole, scale
     square of hole × hole pixels whose upper left corner is at (hole_y[b], hole_x[b]) (may lie partly outside; none
     when hole is 0), is 0. None for flip, for both shifts or, where hole is 0, for the holes' places says that no
     image is changed so.
+
+    Returns an object with `finish()`, after which out is complete: until then, helpers of the compiled kernels go on
+    with it whenever they have nothing else to do.
     """
     height, width = images.shape[1:3]
     if not channels_last:
@@ -321,6 +329,7 @@ def augment(images, indices, flip, shift_y, shift_x, hole_y, hole_x, hole, scale
         if hole:
             top, left = int(hole_y[b]), int(hole_x[b])
             out[b, max(top, 0) : max(top + hole, 0), max(left, 0) : max(left + hole, 0)] = 0
+    return _Later()
 
 
 def transpose_images(x, out):

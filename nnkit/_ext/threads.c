@@ -1,7 +1,8 @@
-/* Threads and scratch memory: the only file that knows threads.
+/* Threads: the only file that knows them.
 
-   A kernel cuts its work into tasks so that no sum depends on the number of threads, so its result does not either;
-   which thread takes which task is left to chance.
+   A kernel cuts its work into tasks so that no sum depends on the number of threads, so its result does not either. Which
+   thread takes which task is left to chance, but each begins with a share of its own, the same part of all tasks every
+   time: what it has written there, in one kernel, is in its own core's cache for the next.
 
    Each thread that calls kernels has a team of helpers of its own. It opens a region, in which all take tasks until
    there are no more, and closes it. A helper that comes late, since another program had its core, finds it closed, and
@@ -9,7 +10,10 @@
 
    To wake a sleeping thread takes as long as a small kernel, so helpers spin for a while between regions. Where others
    want to compute, too, that would take a core from them, or from the very thread that all wait for. So a spinning
-   helper yields now and then; if its core was given away, it sleeps, and there is no spinning for some time. */
+   helper yields now and then; if its core was given away, it sleeps, and there is no spinning for some time.
+
+   What nobody waits for yet, such as the next batch, is done meanwhile: between regions a helper takes tasks that were
+   left for later, until the next region opens. */
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -19,7 +23,7 @@
 
 #include "kernels.h"
 
-#define WORTH_A_TEAM 20e3  /* nanoseconds of work */
+#define WORTH_A_TEAM 5e3   /* nanoseconds of work */
 #define SPINNING 200e3     /* how long a helper spins: Python between two kernels takes less */
 #define PATIENCE 50e3      /* how long the thread spins for its helpers' last tasks; asleep, it leaves them its core */
 #define AWAY 200e3         /* a thread that is away for so long has given its core to another one */
@@ -29,18 +33,25 @@
 static int thread_count = 1, forked = 0;
 
 typedef struct {
+    _Alignas(64) _Atomic ptrdiff_t next;
+} share;  /* of a region's tasks, a thread's own at first */
+
+typedef struct team {
     pthread_mutex_t lock;
     pthread_cond_t opened, left;
     atomic_uint region;        /* their number: a helper waits for another one than it has seen */
     atomic_uint inside;        /* helpers in the region, and CLOSED */
     atomic_int asleep, waiting;  /* helpers; whether the thread itself is, for helpers to leave */
-    _Atomic ptrdiff_t next;    /* task */
     _Atomic double cautious;   /* until when there is no spinning */
     nnkit_task task;
     void *job;
     ptrdiff_t tasks;
     int threads;               /* of this region: helpers beyond stay outside */
-    int helpers;
+    _Atomic(nnkit_later *) later;  /* what helpers may do between regions, or NULL */
+    atomic_int busy;           /* helpers that are at it, or look for it */
+    atomic_int users;          /* the thread, and whoever has left something for later: the last one frees the team */
+    int helpers, room;         /* threads that there are shares for */
+    share *shares;
     struct helper *first;
     int over;                  /* the thread whose team this is has ended */
 } team;
@@ -52,7 +63,16 @@ typedef struct helper {
     struct helper *next;
 } helper;
 
-static pthread_key_t scratch_key, team_key;
+struct nnkit_later {
+    nnkit_task task;
+    void *job;
+    ptrdiff_t tasks;
+    _Atomic ptrdiff_t next;
+    team *team;                /* NULL: there is none to take part */
+    int threads;
+};
+
+static pthread_key_t team_key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static double now(void)
@@ -82,11 +102,37 @@ static int spin(const atomic_uint *number, unsigned unwanted)
     return 0;
 }
 
+/* Do one of the tasks; return 0 if there are no more. */
+static int take_later(nnkit_later *l, int thread)
+{
+    const ptrdiff_t task = atomic_fetch_add(&l->next, 1);
+    if (task >= l->tasks)
+        return 0;
+    l->task(l->job, task, thread);
+    return 1;
+}
+
+/* Do one task that was left for later, if there is one; return whether there was. */
+static int use_the_time(team *t, int thread)
+{
+    int done = 0;
+    if (!atomic_load(&t->later))
+        return 0;
+    atomic_fetch_add(&t->busy, 1);
+    nnkit_later *l = atomic_load(&t->later);
+    if (l && thread < l->threads && !(done = take_later(l, thread)))
+        atomic_compare_exchange_strong(&t->later, &l, NULL);
+    atomic_fetch_sub(&t->busy, 1);
+    return done;
+}
+
 /* Return the number of the next region after `seen`. */
-static unsigned wait_for_region(team *t, unsigned seen)
+static unsigned wait_for_region(team *t, unsigned seen, int thread)
 {
     const double start = now();
     for (double time = start; time >= atomic_load(&t->cautious) && time < start + SPINNING;) {
+        while (atomic_load(&t->region) == seen && use_the_time(t, thread))
+            ;
         if (spin(&t->region, seen))
             return atomic_load(&t->region);
         const double before = now();
@@ -104,10 +150,17 @@ static unsigned wait_for_region(team *t, unsigned seen)
     return atomic_load(&t->region);
 }
 
+static ptrdiff_t first_task(const team *t, int thread) { return t->tasks * thread / t->threads; }
+
+/* Do the thread's own share, then what is left of the others'. */
 static void take_tasks(team *t, int thread)
 {
-    for (ptrdiff_t i; (i = atomic_fetch_add(&t->next, 1)) < t->tasks;)
-        t->task(t->job, i, thread);
+    for (int i = 0; i < t->threads; i++) {
+        const int owner = (thread + i) % t->threads;
+        const ptrdiff_t end = first_task(t, owner + 1);
+        for (ptrdiff_t task; (task = atomic_fetch_add(&t->shares[owner].next, 1)) < end;)
+            t->task(t->job, task, thread);
+    }
 }
 
 static void *help(void *argument)
@@ -115,7 +168,7 @@ static void *help(void *argument)
     const helper *h = argument;
     team *t = h->team;
     for (unsigned seen = 0;;) {
-        seen = wait_for_region(t, seen);
+        seen = wait_for_region(t, seen, h->number);
         if (atomic_fetch_add(&t->inside, 1) < CLOSED) {
             if (t->over)
                 return NULL;
@@ -158,6 +211,17 @@ static void close_region(team *t)
     pthread_mutex_unlock(&t->lock);
 }
 
+static void leave(team *t)
+{
+    if (atomic_fetch_sub(&t->users, 1) > 1)
+        return;
+    pthread_cond_destroy(&t->opened);
+    pthread_cond_destroy(&t->left);
+    pthread_mutex_destroy(&t->lock);
+    free(t->shares);
+    free(t);
+}
+
 /* A team ends with its thread. */
 static void dismiss(void *own)
 {
@@ -171,17 +235,13 @@ static void dismiss(void *own)
         pthread_join(h->thread, NULL);
         free(h);
     }
-    pthread_cond_destroy(&t->opened);
-    pthread_cond_destroy(&t->left);
-    pthread_mutex_destroy(&t->lock);
-    free(t);
+    leave(t);
 }
 
 static void in_child(void) { forked = 1; }
 
 static void start(void)
 {
-    pthread_key_create(&scratch_key, free);
     pthread_key_create(&team_key, dismiss);
     pthread_atfork(NULL, NULL, in_child);
 }
@@ -218,6 +278,19 @@ static int add_helper(team *t)
     return 1;
 }
 
+/* Make room for the shares of so many threads; return 0 if there is no memory. Nobody looks at them between regions. */
+static int make_room(team *t, int threads)
+{
+    void *shares;
+    if (threads <= t->room)
+        return 1;
+    if (posix_memalign(&shares, sizeof(share), threads * sizeof(share)))
+        return 0;
+    free(t->shares);
+    t->shares = shares, t->room = threads;
+    return 1;
+}
+
 /* The calling thread's team, which may be smaller than `threads`; NULL if it is alone. */
 static team *team_of(int threads)
 {
@@ -230,12 +303,13 @@ static team *team_of(int threads)
         pthread_cond_init(&t->opened, NULL);
         pthread_cond_init(&t->left, NULL);
         atomic_store(&t->inside, CLOSED);
+        atomic_store(&t->users, 1);
         if (pthread_setspecific(team_key, t)) {
             free(t);
             return NULL;
         }
     }
-    while (t->helpers < threads - 1 && add_helper(t))
+    while (t->helpers < threads - 1 && make_room(t, t->helpers + 2) && add_helper(t))
         ;
     return t->helpers ? t : NULL;
 }
@@ -248,45 +322,45 @@ void nnkit_parallel(int threads, ptrdiff_t tasks, nnkit_task task, void *job)
             task(job, i, 0);
         return;
     }
-    t->task = task, t->job = job, t->tasks = tasks, t->threads = threads;
-    atomic_store(&t->next, 0);
+    t->task = task, t->job = job, t->tasks = tasks, t->threads = threads <= t->helpers ? threads : t->helpers + 1;
+    for (int i = 0; i < t->threads; i++)
+        atomic_store(&t->shares[i].next, first_task(t, i));
     open_region(t);
     take_tasks(t, 0);
     close_region(t);
 }
 
-typedef struct {
-    size_t bytes;
-    void *memory;
-} arena;  /* one block: the header, then what it manages, so that `free` on the key's value gives back both */
-
-void *nnkit_scratch(size_t bytes)
+nnkit_later *nnkit_begin(int threads, ptrdiff_t tasks, nnkit_task task, void *job)
 {
-    enum { HEADER = 64 };  /* keeps the memory on a cache line's boundary */
-    pthread_once(&once, start);
-    arena *own = pthread_getspecific(scratch_key);
-    if (bytes > PTRDIFF_MAX - HEADER)
+    nnkit_later *l = malloc(sizeof *l), *none = NULL;
+    if (!l)
         return NULL;
-    if (own && own->bytes >= bytes)
-        return own->memory;
-    pthread_setspecific(scratch_key, NULL);
-    free(own);
-    void *block;
-    if (posix_memalign(&block, HEADER, HEADER + bytes))
-        return NULL;
-    own = block;
-    own->bytes = bytes;
-    own->memory = (char *)block + HEADER;
-    if (pthread_setspecific(scratch_key, own)) {
-        free(block);
-        return NULL;
+    team *t = threads > 1 && tasks > 1 ? team_of(threads) : NULL;
+    *l = (nnkit_later){.task = task, .job = job, .tasks = tasks, .team = t, .threads = threads};
+    if (t) {
+        atomic_fetch_add(&t->users, 1);
+        atomic_compare_exchange_strong(&t->later, &none, l);  /* or it is not begun before `nnkit_finish` */
     }
-    return own->memory;
+    return l;
 }
 
-void nnkit_release_scratch(void)
+void nnkit_finish(nnkit_later *l, int wanted)
 {
-    pthread_once(&once, start);
-    free(pthread_getspecific(scratch_key));
-    pthread_setspecific(scratch_key, NULL);
+    team *t = l->team;
+    nnkit_later *own = l;
+    if (t && forked)  /* those who took a task are in the parent */
+        t = NULL, atomic_store(&l->next, 0);
+    if (!wanted)
+        atomic_store(&l->next, l->tasks);
+    if (t)
+        atomic_compare_exchange_strong(&t->later, &own, NULL);
+    while (take_later(l, 0))
+        ;
+    if (t) {
+        while (atomic_load(&t->busy))
+            sched_yield();
+        leave(t);
+    }
+    free(l->job);
+    free(l);
 }

@@ -1,15 +1,17 @@
 """Batches for training: shuffled, augmented and normalised.
 
-A batch is made when it is asked for, by the threads that compute: with one kernel and few lines of Python it costs less
-than handing it over from a thread that works ahead, which would take its time from the same cores.
+A batch is begun when the one before is handed out. The kernels' helpers go on with it when they would otherwise wait,
+while Python decides what is computed next; what is left of it is done when it is asked for. A thread of its own that
+works ahead would take its time from the cores that compute.
 
 Nothing here keeps a random state. All draws of an epoch come from a generator seeded by (seed, purpose, epoch), so any
 batch of any epoch can be made again, which is what makes a resumed run the same run; and what happens to an image does
 not depend on the batch that it is in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -140,14 +142,13 @@ def batches(
     augment = Augment() if augment is None else augment
     hole, changes = int(augment.cutout), _draw_changes(dataset, augment, (seed, _AUGMENT, epoch))
 
-    def make(index: int) -> tuple[np.ndarray, np.ndarray]:
+    def begin(index: int) -> _Begun:
         part = batch_slice(index, batch_size, count, shard)
-        rows = order[part]
         own = [None if drawn is None else drawn[part] for drawn in changes]
-        return _make_batch(images, rows, own, hole, scale, offset, channels_last), labels[part]
+        later, x = _begin_batch(images, order[part], own, hole, scale, offset, channels_last)
+        return _Begun(later, x, labels[part])
 
-    indices = range(start, count_batches(count, batch_size, drop_single=drop_single), stride)
-    return (make(index) for index in indices)
+    return _one_ahead(begin, range(start, count_batches(count, batch_size, drop_single=drop_single), stride))
 
 
 def count_batches(count: int, batch_size: int, *, drop_single: bool = False) -> int:
@@ -250,7 +251,29 @@ def _draw_changes(dataset: Dataset, augment: Augment, seed: tuple[int, ...]) -> 
     return [flip, shift_y, shift_x, hole_y, hole_x]
 
 
-def _make_batch(
+class _Begun(NamedTuple):
+    """A batch that helpers are at work on."""
+
+    later: Any
+    x: np.ndarray
+    y: np.ndarray
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        self.later.finish()
+        return self.x, self.y
+
+
+def _one_ahead(begin: Callable[[int], _Begun], indices: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the batches of these indices; each is begun when the one before is complete, before that is handed out."""
+    batch: _Begun | None = None
+    for index in (*indices, None):
+        complete: list[tuple[np.ndarray, np.ndarray]] = [] if batch is None else [batch.finish()]
+        batch = None if index is None else begin(index)
+        while complete:
+            yield complete.pop()  # and keep nothing of it, so that its memory can be used again
+
+
+def _begin_batch(
     images: np.ndarray,
     rows: np.ndarray,
     changes: list[np.ndarray | None],
@@ -258,12 +281,12 @@ def _make_batch(
     scale: np.ndarray,
     offset: np.ndarray,
     channels_last: bool,
-) -> np.ndarray:
+) -> tuple[Any, np.ndarray]:
     count, dtype = len(rows), scale.dtype
     height, width, channels = images.shape[1:]
     if images.dtype != np.uint8 and images.dtype != dtype:
         images, rows = images[rows].astype(dtype), np.arange(count, dtype=np.int64)
     shape = (height, width, channels) if channels_last else (channels, height, width)
     out = memory.empty((count, *shape), dtype)
-    kernels.augment(images, rows, *changes, hole, scale, offset, out, channels_last)
-    return out.transpose(0, 3, 1, 2) if channels_last else out
+    later = kernels.augment(images, rows, *changes, hole, scale, offset, out, channels_last)
+    return later, out.transpose(0, 3, 1, 2) if channels_last else out

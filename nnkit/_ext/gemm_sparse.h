@@ -122,7 +122,8 @@ INLINE void FN(sparse_tile)(const FN(terms) *terms, const int *counts, const rea
             FN(store)(out + r * pitch + v * LANES, sums[r][v]);
 }
 
-/* Some spans of columns. While the rows go past a panel, the numbers of the next one are asked for. */
+/* Some spans of columns. While the rows go past a panel, the numbers of the next one are asked for, and the place of the
+   next rows of the result. */
 KERNEL void FN(sparse_task)(void *job, ptrdiff_t index, int thread)
 {
     const FN(sparse_product) *p = job;
@@ -146,6 +147,7 @@ KERNEL void FN(sparse_task)(void *job, ptrdiff_t index, int thread)
                 const int *counts = p->counts + list * KINDS;
                 real *const out = p->out + tile * TOGETHER * p->n + j;
                 FN(ask_for)(FN(take)(&next, share), 0, SPAN);
+                FN(ask_for)((FN(upcoming)){out + TOGETHER * p->n, p->n, TOGETHER, SPAN}, 0, SPAN);
                 if (width == SPAN) {
                     FN(sparse_tile)(terms, counts, panel, add, out, p->n);
                     continue;

@@ -148,6 +148,10 @@ def torch_update(t: Any, a: Any, rule: str, **settings: float) -> Call:
     return (getattr(t.optim, rule)([params], lr=1e-3, fused=True, **settings).step,)
 
 
+def nnkit_augment(k: Any, *arguments: Any) -> None:
+    k.augment(*arguments).finish()
+
+
 def torch_augment(t: Any, a: Any) -> Any:
     """Without mirroring and shifting, which it cannot do image by image."""
     return t.index_select(a.images, 0, a.picks).float().sub_(0.5).mul_(2.0)
@@ -276,7 +280,7 @@ PASSES = (
     Pass(
         "pick, mirror, shift, normalise",
         "images batch",
-        lambda k, a: (k.augment, a.images, a.picks, a.flips, *[a.shifts] * 4, 0, a.scale, a.offset, a.batch),
+        lambda k, a: (nnkit_augment, k, a.images, a.picks, a.flips, *[a.shifts] * 4, 0, a.scale, a.offset, a.batch),
         lambda t, a: (torch_augment, t, a),
     ),
 )

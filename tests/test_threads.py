@@ -3,12 +3,14 @@
 Also a script, for processes that need a main module: `python tests/test_threads.py fork|spawn|limit`.
 """
 
+import gc
 import hashlib
 import multiprocessing
 import os
 import subprocess
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -141,6 +143,21 @@ def test_a_stream_of_batches_goes_on_in_another_thread_and_may_be_left():
         next(stream)
         del stream
         work()
+
+
+def test_a_batch_in_a_cycle_of_garbage_is_let_go():
+    """The collector may take all that it holds first, but not what helpers write to."""
+    nnkit.set_num_threads(2)
+    images, one = np.zeros((8, 64, 64, 3), np.uint8), np.ones(3, np.float32)
+    kernels = _ext.load(_ext.available()[0])
+    for _ in range(20):
+        out = np.empty((8, 64, 64, 3), np.float32)
+        cycle = [kernels.augment(images, np.arange(8), *[None] * 5, 0, one, one, out)]
+        held = weakref.ref(out)
+        cycle.append(cycle)
+        del out, cycle
+        gc.collect()
+        assert held() is None
 
 
 BEGUN = []

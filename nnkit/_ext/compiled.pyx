@@ -8,7 +8,7 @@ wrong types TypeError or ValueError.
 
 import numpy as np
 
-from cython cimport floating
+from cython cimport floating, no_gc_clear
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t
 
 ctypedef fused code:
@@ -278,6 +278,7 @@ cdef int check_numbers(const int64_t[::1] numbers, Py_ssize_t count, str what, i
     return 0
 
 
+@no_gc_clear  # whoever finds it in a cycle of garbage shall not take the arrays away before it is finished
 cdef class Later:
     """What a kernel has begun and its helpers go on with while the caller does something else; see `finish`."""
 
@@ -294,7 +295,7 @@ cdef class Later:
             with nogil:
                 nnkit_finish(later, True)
 
-    def __dealloc__(self):  # the arrays are still there
+    def __dealloc__(self):
         if self.later is not NULL:
             nnkit_finish(self.later, False)
 

@@ -211,7 +211,8 @@ KERNEL int FN(convolve_first_layer)(const nnkit_window *w, const real *x, const 
     size_t panels = nnkit_reserve(&total, sizeof(real) * g->vectors * LANES * g->depth);
     size_t starts = nnkit_reserve(&total, sizeof(real) * g->vectors * LANES);
     size_t frames = nnkit_reserve(&total, sizeof(real) * g->frame_size * g->threads);
-    size_t maps = nnkit_reserve(&total, pool ? sizeof(real) * g->rows * w->out_width * w->out_channels * g->threads : 0);
+    size_t map = sizeof(real) * g->rows * w->out_width * w->out_channels;
+    size_t maps = nnkit_reserve(&total, pool ? map * g->threads : 0);
     char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;

@@ -1,5 +1,5 @@
-/* Gradient of a first layer's weight where dout is mostly zeros, as it is behind a ReLU and a pooling: what meets a zero
-   is left out.
+/* Gradient of a first layer's weight where dout is mostly zeros, as it is behind a ReLU and a pooling: what meets a
+   zero is left out.
 
    A row of a patch is contiguous in the frame (conv_first.h): kernel_x * channels numbers, a few vectors. For each
    output channel the pixels of a band are listed where dout is not zero; then the channel's weight has its sums in

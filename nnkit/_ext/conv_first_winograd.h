@@ -26,7 +26,7 @@
 
 typedef struct {
     real q[MOST_PAIRS];
-    real all[MOST_PAIRS + 1], others[MOST_PAIRS][MOST_PAIRS];  /* products of x^2 - q^2, all of them, or all but one */
+    real all[MOST_PAIRS], others[MOST_PAIRS][MOST_PAIRS];  /* products of x^2 - q^2, all of them, or all but one */
     real zero, powers[MOST_PAIRS][2 * MOST_PAIRS - 1];         /* what is not 0 in G: rows 0 and q */
 } FN(points);
 
@@ -53,7 +53,8 @@ INLINE int FN(filters_rows)(const nnkit_window *w)
            && (w->kernel_x == 3 || w->kernel_x == 5 || w->kernel_x == 7);
 }
 
-/* The coefficients of the product of x^2 - q^2 over all pairs but one, for powers of x^2. */
+/* The coefficients of the product of x^2 - q^2 over all pairs but one, for powers of x^2; or over all, where the last
+   coefficient, 1, is left out. */
 KERNEL void FN(multiply_pairs)(const double *q, int pairs, int but, real *coefficients)
 {
     double c[MOST_PAIRS + 1] = {1};
@@ -63,7 +64,7 @@ KERNEL void FN(multiply_pairs)(const double *q, int pairs, int but, real *coeffi
                 c[k] = c[k - 1] - q[i] * q[i] * c[k];
             c[0] *= -q[i] * q[i];
         }
-    for (int k = 0; k < pairs + (but < 0); k++)
+    for (int k = 0; k < pairs; k++)
         coefficients[k] = (real)c[k];
 }
 

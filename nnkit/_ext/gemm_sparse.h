@@ -20,7 +20,7 @@
 #define KINDS (1 << TOGETHER)  /* of terms: bit r tells whether row r has one */
 #define SPAN (SUMS * LANES)
 #define SPARSE_DEPTH (PANEL_BYTES / (SUMS * VECTOR_BYTES))  /* rows of a panel */
-#define MOST_TERMS (256 * 1024)  /* that there is room for, at most: 3 MiB for float */
+#define MOST_PLACES (256 * 1024)  /* of a, that terms may be at: there is room for so many, 1.5 to 4 MiB */
 
 typedef struct {
     real factors[TOGETHER];
@@ -29,7 +29,7 @@ typedef struct {
 
 typedef struct {
     nnkit_matrix a, b;
-    ptrdiff_t m, n, k, tiles, spans, tasks;  /* a task has some spans of columns */
+    ptrdiff_t n, k, tiles, spans, tasks;  /* a task has some spans of columns */
     real *out;
     int accumulate;
     FN(terms) *terms;  /* for each part of the depth and tile, room for SPARSE_DEPTH */
@@ -55,7 +55,7 @@ KERNEL ptrdiff_t FN(count_nonzero)(nnkit_matrix a, ptrdiff_t m, ptrdiff_t k)
 
 /* List what the rows of BAND tiles have in one part of the depth. A term is written to every list, but counts in its
    own only: the next one follows upon those that count. */
-#define BAND (16 / TOGETHER)
+#define BAND (8 / TOGETHER)
 KERNEL void FN(list_task)(void *job, ptrdiff_t index, int thread)
 {
     (void)thread;
@@ -64,7 +64,7 @@ KERNEL void FN(list_task)(void *job, ptrdiff_t index, int thread)
     const ptrdiff_t tiles = MIN(BAND, p->tiles - begin), first = part * SPARSE_DEPTH;
     const ptrdiff_t row = p->a.row, column = p->a.column;
     const real *a = (const real *)p->a.data + begin * TOGETHER * row;
-    FN(terms) lists[BAND][KINDS][SPARSE_DEPTH + 1], *out = p->terms + (part * p->tiles + begin) * SPARSE_DEPTH;
+    FN(terms) lists[BAND][KINDS - 1][SPARSE_DEPTH + 1], *out = p->terms + (part * p->tiles + begin) * SPARSE_DEPTH;
     int counts[BAND][KINDS] = {{0}};
     for (ptrdiff_t k = first; k < MIN(first + SPARSE_DEPTH, p->k); k++)
         for (ptrdiff_t tile = 0; tile < tiles; tile++) {
@@ -77,14 +77,14 @@ KERNEL void FN(list_task)(void *job, ptrdiff_t index, int thread)
             }
             UNROLL
             for (int kind = 1; kind < KINDS; kind++) {
-                lists[tile][kind][counts[tile][kind]] = terms;
+                lists[tile][kind - 1][counts[tile][kind]] = terms;
                 counts[tile][kind] += kind == own;
             }
         }
     memcpy(p->counts + (part * p->tiles + begin) * KINDS, counts, sizeof *counts * tiles);
     for (ptrdiff_t tile = 0; tile < tiles; tile++, out += SPARSE_DEPTH)
         for (int kind = 1, count = 0; kind < KINDS; count += counts[tile][kind++])
-            memcpy(out + count, lists[tile][kind], sizeof *out * counts[tile][kind]);
+            memcpy(out + count, lists[tile][kind - 1], sizeof *out * counts[tile][kind]);
 }
 
 /* Rows of out = the terms' rows of the panel, each times its factors, added to out if `add`. The fence keeps the
@@ -122,8 +122,8 @@ INLINE void FN(sparse_tile)(const FN(terms) *terms, const int *counts, const rea
             FN(store)(out + r * pitch + v * LANES, sums[r][v]);
 }
 
-/* Some spans of columns. While the rows go past a panel, the numbers of the next one are asked for, and the place of the
-   next rows of the result. */
+/* Some spans of columns. While the rows go past a panel, the numbers of the next one are asked for, and the place of
+   the next rows of the result. */
 KERNEL void FN(sparse_task)(void *job, ptrdiff_t index, int thread)
 {
     const FN(sparse_product) *p = job;
@@ -162,19 +162,19 @@ KERNEL void FN(sparse_task)(void *job, ptrdiff_t index, int thread)
         }
 }
 
-/* Whether that is faster: enough rows to pay for a panel of b, several spans, and zeros. It does not depend on the
-   number of threads, for a result must not: what is left out may be zero times infinity. */
+/* Whether that is faster: enough rows to pay for a panel of b, in whole tiles, several spans, and zeros. It does not
+   depend on the number of threads, for a result must not: what is left out may be zero times infinity. */
 KERNEL int FN(gemm_sparse_pays)(nnkit_matrix a, nnkit_matrix b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
 {
     const ptrdiff_t parts = CEIL_DIV(k, SPARSE_DEPTH);
     return b.column == 1 && m >= 32 && m % TOGETHER == 0 && k >= 8 && n >= 4 * SPAN
-           && m <= MOST_TERMS / (parts * SPARSE_DEPTH) && FN(count_nonzero)(a, m, k) < m * k * 0.7;
+           && m <= MOST_PLACES / (parts * SPARSE_DEPTH) && FN(count_nonzero)(a, m, k) < m * k * 0.7;
 }
 
 KERNEL int FN(gemm_sparse)(nnkit_matrix a, nnkit_matrix b, void *out, int accumulate, ptrdiff_t m, ptrdiff_t n,
                            ptrdiff_t k)
 {
-    FN(sparse_product) p = {.a = a, .b = b, .m = m, .n = n, .k = k, .tiles = m / TOGETHER, .out = out,
+    FN(sparse_product) p = {.a = a, .b = b, .n = n, .k = k, .tiles = m / TOGETHER, .out = out,
                             .accumulate = accumulate};
     const int threads = nnkit_threads_for(NS_A_PRODUCT * m * n * k);
     const ptrdiff_t parts = CEIL_DIV(k, SPARSE_DEPTH);

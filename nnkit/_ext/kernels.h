@@ -70,9 +70,9 @@ typedef struct {
     void (*adam_step)(void *params, const void *grads, void *m, void *v, ptrdiff_t size, double step, double lr,
                       double beta1, double beta2, double eps, double weight_decay, int decoupled);
     nnkit_later *(*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
-                   const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
-                   const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out,
-                   int channels_last);
+                            const uint8_t *flip, const int64_t *shift_y, const int64_t *shift_x, const int64_t *hole_y,
+                            const int64_t *hole_x, ptrdiff_t hole, const void *scale, const void *offset, void *out,
+                            int channels_last);
     void (*transpose_images)(const void *x, void *out, ptrdiff_t images, ptrdiff_t rows, ptrdiff_t columns);
 } nnkit_table;
 
@@ -89,8 +89,8 @@ int nnkit_threads_for(double nanoseconds);  /* how many threads work of this siz
 typedef void (*nnkit_task)(void *job, ptrdiff_t index, int thread);
 void nnkit_parallel(int threads, ptrdiff_t tasks, nnkit_task task, void *job);
 
-/* Leave tasks for later: until `nnkit_finish`, which any thread may call and which does what is left, helpers do some
-   when they have nothing else to do. NULL when out of memory. To finish it frees the job, which malloc has given; where
+/* Leave tasks for later: helpers that are awake do some when they have nothing else to do, and `nnkit_finish`, which
+   any thread may call, what is left. NULL when out of memory. To finish it frees the job, which malloc has given; where
    it is not wanted any more, its tasks need not be done. */
 nnkit_later *nnkit_begin(int threads, ptrdiff_t tasks, nnkit_task task, void *job);
 void nnkit_finish(nnkit_later *l, int wanted);

@@ -312,8 +312,8 @@ def augment(images, indices, flip, shift_y, shift_x, hole_y, hole_x, hole, scale
     when hole is 0), is 0. None for flip, for both shifts or, where hole is 0, for the holes' places says that no
     image is changed so.
 
-    Returns an object with `finish()`, after which out is complete: until then, helpers of the compiled kernels go on
-    with it whenever they have nothing else to do.
+    Returns an object with `finish()`, after which out is complete. Until then, helpers of the compiled kernels may go
+    on with it whenever they have nothing else to do, so no argument may change.
     """
     height, width = images.shape[1:3]
     if not channels_last:

@@ -10,33 +10,27 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void start(void) { pthread_key_create(&key, free); }
 
-typedef struct {
-    size_t bytes;
-    void *memory;
-} arena;  /* one block: the header, then what it manages, so that `free` on the key's value gives back both */
+/* One block: how large the memory is, then that. So `free` on the key's value gives back both. */
+enum { HEADER = 64 };  /* keeps the memory on a cache line's boundary */
 
 void *nnkit_scratch(size_t bytes)
 {
-    enum { HEADER = 64 };  /* keeps the memory on a cache line's boundary */
     pthread_once(&once, start);
-    arena *own = pthread_getspecific(key);
+    void *block = pthread_getspecific(key);
     if (bytes > PTRDIFF_MAX - HEADER)
         return NULL;
-    if (own && own->bytes >= bytes)
-        return own->memory;
+    if (block && *(size_t *)block >= bytes)
+        return (char *)block + HEADER;
     pthread_setspecific(key, NULL);
-    free(own);
-    void *block;
+    free(block);
     if (posix_memalign(&block, HEADER, HEADER + bytes))
         return NULL;
-    own = block;
-    own->bytes = bytes;
-    own->memory = (char *)block + HEADER;
-    if (pthread_setspecific(key, own)) {
+    *(size_t *)block = bytes;
+    if (pthread_setspecific(key, block)) {
         free(block);
         return NULL;
     }
-    return own->memory;
+    return (char *)block + HEADER;
 }
 
 void nnkit_release_scratch(void)

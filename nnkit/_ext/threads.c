@@ -1,8 +1,8 @@
 /* Threads: the only file that knows them.
 
-   A kernel cuts its work into tasks so that no sum depends on the number of threads, so its result does not either. Which
-   thread takes which task is left to chance, but each begins with a share of its own, the same part of all tasks every
-   time: what it has written there, in one kernel, is in its own core's cache for the next.
+   A kernel cuts its work into tasks so that no sum depends on the number of threads, so its result does not either.
+   Which thread takes which task is left to chance, but each begins with a share of its own, the same part of all tasks
+   every time: what it has written there, in one kernel, is in its own core's cache for the next.
 
    Each thread that calls kernels has a team of helpers of its own. It opens a region, in which all take tasks until
    there are no more, and closes it. A helper that comes late, since another program had its core, finds it closed, and
@@ -12,7 +12,7 @@
    want to compute, too, that would take a core from them, or from the very thread that all wait for. So a spinning
    helper yields now and then; if its core was given away, it sleeps, and there is no spinning for some time.
 
-   What nobody waits for yet, such as the next batch, is done meanwhile: between regions a helper takes tasks that were
+   What nobody waits for yet, such as the next batch, is done meanwhile: a helper that would spin takes tasks that were
    left for later, until the next region opens. */
 #include <pthread.h>
 #include <sched.h>
@@ -29,8 +29,10 @@
 #define AWAY 200e3         /* a thread that is away for so long has given its core to another one */
 #define CAUTION 20e6       /* how long there is no spinning then */
 #define CLOSED (1u << 30)
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-static int thread_count = 1, forked = 0;
+static atomic_int thread_count = 1;
+static int forked = 0;
 
 typedef struct {
     _Alignas(64) _Atomic ptrdiff_t next;
@@ -68,7 +70,7 @@ struct nnkit_later {
     void *job;
     ptrdiff_t tasks;
     _Atomic ptrdiff_t next;
-    team *team;                /* NULL: there is none to take part */
+    team *team;                /* whose helpers know of it, or NULL */
     int threads;
 };
 
@@ -129,10 +131,10 @@ static int use_the_time(team *t, int thread)
 /* Return the number of the next region after `seen`. */
 static unsigned wait_for_region(team *t, unsigned seen, int thread)
 {
-    const double start = now();
+    double start = now();
     for (double time = start; time >= atomic_load(&t->cautious) && time < start + SPINNING;) {
         while (atomic_load(&t->region) == seen && use_the_time(t, thread))
-            ;
+            start = now();
         if (spin(&t->region, seen))
             return atomic_load(&t->region);
         const double before = now();
@@ -158,6 +160,8 @@ static void take_tasks(team *t, int thread)
     for (int i = 0; i < t->threads; i++) {
         const int owner = (thread + i) % t->threads;
         const ptrdiff_t end = first_task(t, owner + 1);
+        if (atomic_load(&t->shares[owner].next) >= end)
+            continue;
         for (ptrdiff_t task; (task = atomic_fetch_add(&t->shares[owner].next, 1)) < end;)
             t->task(t->job, task, thread);
     }
@@ -322,7 +326,8 @@ void nnkit_parallel(int threads, ptrdiff_t tasks, nnkit_task task, void *job)
             task(job, i, 0);
         return;
     }
-    t->task = task, t->job = job, t->tasks = tasks, t->threads = threads <= t->helpers ? threads : t->helpers + 1;
+    t->task = task, t->job = job, t->tasks = tasks;
+    t->threads = MIN(MIN(threads, t->helpers + 1), tasks);
     for (int i = 0; i < t->threads; i++)
         atomic_store(&t->shares[i].next, first_task(t, i));
     open_region(t);
@@ -336,12 +341,19 @@ nnkit_later *nnkit_begin(int threads, ptrdiff_t tasks, nnkit_task task, void *jo
     if (!l)
         return NULL;
     team *t = threads > 1 && tasks > 1 ? team_of(threads) : NULL;
-    *l = (nnkit_later){.task = task, .job = job, .tasks = tasks, .team = t, .threads = threads};
-    if (t) {
+    *l = (nnkit_later){.task = task, .job = job, .tasks = tasks, .threads = threads};
+    if (t && atomic_compare_exchange_strong(&t->later, &none, l)) {
+        l->team = t;
         atomic_fetch_add(&t->users, 1);
-        atomic_compare_exchange_strong(&t->later, &none, l);  /* or it is not begun before `nnkit_finish` */
     }
     return l;
+}
+
+static void take_all(void *later, ptrdiff_t index, int thread)
+{
+    (void)index;
+    while (take_later(later, thread))
+        ;
 }
 
 void nnkit_finish(nnkit_later *l, int wanted)
@@ -354,8 +366,10 @@ void nnkit_finish(nnkit_later *l, int wanted)
         atomic_store(&l->next, l->tasks);
     if (t)
         atomic_compare_exchange_strong(&t->later, &own, NULL);
-    while (take_later(l, 0))
-        ;
+    /* Those who slept are woken now. Not another team's, of which one has the number of a helper who is at it. */
+    const int alone = forked || (t && t != pthread_getspecific(team_key));
+    if (atomic_load(&l->next) < l->tasks)
+        nnkit_parallel(alone ? 1 : l->threads, l->threads, take_all, l);
     if (t) {
         while (atomic_load(&t->busy))
             sched_yield();

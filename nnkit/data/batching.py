@@ -79,6 +79,8 @@ def batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Go once through a data set in batches, ready for a network.
 
+    The next batch is begun when one is handed out: do not change the data set's arrays meanwhile.
+
     A uint8 pixel p becomes `(p / 255 - mean) / std`, a floating-point one `(p - mean) / std`. Pixels that a crop or a
     cutout blanks are 0 after that: the mean colour.
 

@@ -4,9 +4,8 @@
 
 CIFAR-10, on a part of the training set, judged on a validation split of it; the test set is not touched. The nets are
 `cifar10-convnet`, whose first layer is filtered along rows, `cifar10-cnn`, and a ResNet-18 of a quarter of the usual
-width. Prints, for each net and algorithm, the validation
-accuracy as mean and standard deviation over the seeds, and how far each algorithm's mean is from direct convolution's
-in units of the standard error that the seeds alone give.
+width. Prints, for each net and algorithm, the validation accuracy as mean and standard deviation over the seeds, and
+how far each algorithm's mean is from direct convolution's in units of the standard error that the seeds alone give.
 """
 
 import argparse

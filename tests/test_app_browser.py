@@ -55,7 +55,7 @@ def address(folder):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-W", "error", "-m", "nnkit", "app", "first-1", "--port", str(port)]
-    environment = {**os.environ, "NNKIT_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    environment = {**os.environ, "NNKIT_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
     try:

@@ -1,5 +1,6 @@
 """Every kernel set that runs here against the NumPy twin, over shapes that nobody likes."""
 
+import contextlib
 import ctypes
 import mmap
 import multiprocessing
@@ -101,6 +102,16 @@ def agree(actual, expected, dtype):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[dtype] * (scale + 1e-30))
 
 
+@contextlib.contextmanager
+def threads_set_to(count):
+    before = _ext.get_num_threads()
+    _ext.set_num_threads(count)
+    try:
+        yield
+    finally:
+        _ext.set_num_threads(before)
+
+
 def both(kernels, name, arrays, outputs, *options):
     """Run one kernel and its twin on the same arguments; return pairs of what they wrote."""
     # NaN beforehand: a kernel that leaves a hole is found out.
@@ -178,32 +189,29 @@ def test_gemm_with_zeros_left_out(kernels, dtype, size, left, accumulate, rng):
     before = normal(rng, (m, n), dtype)
     expected = before.copy()
     reference.gemm(a, b, expected, accumulate=accumulate)
-    count, found = _ext.get_num_threads(), set()
+    found = set()
     for threads in (1, 2, 5):
-        _ext.set_num_threads(threads)
-        out = before.copy()
-        kernels.gemm(a, b, out, accumulate=accumulate)
+        with threads_set_to(threads):
+            out = before.copy()
+            kernels.gemm(a, b, out, accumulate=accumulate)
         agree(out, expected, dtype)
         found.add(out.tobytes())
     assert len(found) == 1
-    _ext.set_num_threads(count)
 
 
 @needs_compiled
 def test_threads_do_not_decide_what_gemm_leaves_out(kernels, dtype, rng):
     """Zero times infinity is NaN, unless it is left out."""
-    before = _ext.get_num_threads()
     for n in (150, 300, 500, 1000):
         a, b, found = normal(rng, (64, 16), dtype), normal(rng, (16, n), dtype), []
         a[rng.random(a.shape) < 0.6], b[3] = 0, np.inf
         for count in (1, 2, 3, 8):
-            _ext.set_num_threads(count)
             out = np.empty((64, n), dtype)
-            kernels.gemm(a, b, out)
+            with threads_set_to(count):
+                kernels.gemm(a, b, out)
             found.append(np.isnan(out).any())
         assert len(set(found)) == 1
     assert not found[-1]
-    _ext.set_num_threads(before)
 
 
 @needs_compiled
@@ -910,12 +918,10 @@ def results(kernels, rng):
 
 @needs_compiled
 def test_threads_do_not_change_a_bit(kernels):
-    before = _ext.get_num_threads()
     found = []
     for count in (1, 2, 3, 7):
-        _ext.set_num_threads(count)
-        found.append([array.tobytes() for array in results(kernels, np.random.default_rng(5))])
-    _ext.set_num_threads(before)
+        with threads_set_to(count):
+            found.append([array.tobytes() for array in results(kernels, np.random.default_rng(5))])
     assert all(bits == found[0] for bits in found[1:])
 
 

@@ -10,12 +10,15 @@ import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from nnkit._ext import reference
-from nnkit.errors import UsageError
+from nnkit.errors import UsageError, whole_number
 
 _missing = "missing: no C compiler worked when nnkit was installed"
+if Path(__file__).parents[2].joinpath("setup.py").exists():
+    _missing = "missing: this is nnkit's source folder, without what an installation compiles (pip install -e .)"
 compiled: Any = None
 if find_spec("nnkit._ext.compiled"):
     try:
@@ -98,16 +101,15 @@ def set_num_threads(count: int) -> None:
     Parameters
     ----------
     count : int
-        At least 1. Results are the same bits with any number. A forked child process always has one. Estimators that
-        are at work in several Python threads at the same time share them.
+        From 1 to 4096. Results are the same bits with any number. A forked child process always has one. Estimators
+        that are at work in several Python threads at the same time share them.
 
     Raises
     ------
     UsageError
-        If count is not a positive whole number.
+        If count is no whole number, or out of range.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= 4096:
-        raise UsageError(f"set_num_threads: expected a number of threads from 1 to 4096, got {count!r}")
+    count = whole_number("set_num_threads: count", count, 1, 4096)
     with _sharing:
         _sharing.threads = count
         _sharing.divide()

@@ -271,7 +271,7 @@ def _one_ahead(begin: Callable[[int], _Begun], indices: range) -> Iterator[tuple
     for index in (*indices, None):
         complete: list[tuple[np.ndarray, np.ndarray]] = [] if batch is None else [batch.finish()]
         batch = None if index is None else begin(index)
-        while complete:
+        if complete:
             yield complete.pop()  # and keep nothing of it, so that its memory can be used again
 
 

@@ -21,11 +21,11 @@ def set_conv_algorithm(name: str) -> None:
     ----------
     name : {"auto", "direct", "winograd2", "winograd4"}
         "direct" multiplies every pixel with every weight. "winograd2" and "winograd4" do 3×3 kernels with stride 1 by
-        Winograd's minimal filtering, with 2.25 and 4 times fewer multiplications. With up to four input channels and
-        kernels 3, 5 or 7 wide, such as 7×7, "winograd4" on the way forward filters along rows only, with 2 to 2.8 times
-        fewer. Other convolutions stay direct. "winograd2" is as accurate as "direct"; the rounding errors of
-        "winograd4" are some five times as large (1e-5 of the largest output, in float32; along rows, 3e-6). "auto", the
-        default, takes what should be fastest for each shape.
+        Winograd's minimal filtering, with 2.25 and 4 times fewer multiplications. With up to four input channels,
+        stride 1 and kernels 3, 5 or 7 wide, such as 7×7, "winograd4" on the way forward filters along rows only, with 2
+        to 2.8 times fewer. Other convolutions stay direct. "winograd2" is as accurate as "direct"; the rounding errors
+        of "winograd4" are some five times as large (1e-5 of the largest output, in float32; along rows, 3e-6). "auto",
+        the default, takes what should be fastest for each shape.
 
     Raises
     ------

@@ -77,13 +77,13 @@ def batch_norm_forward(
     x, weight, bias = _arrays.floats("batch_norm", x, weight, bias)
     if x.ndim not in (2, 4):
         raise ValueError(f"batch_norm: expected x of shape (N, C) or (N, C, H, W), got {x.shape}")
-    channels = x.shape[1:2]
+    per_channel = x.shape[1:2]
     for name, array in (("running_mean", running_mean), ("running_var", running_var)):
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or (training and not array.flags.writeable):
             raise TypeError(f"batch_norm: expected {name} to be an array of floats, writable in training")
-        _arrays.check_shape("batch_norm", name, array, channels)
-    _arrays.check_shape("batch_norm", "weight", weight, channels)
-    _arrays.check_shape("batch_norm", "bias", bias, channels)
+        _arrays.check_shape("batch_norm", name, array, per_channel)
+    _arrays.check_shape("batch_norm", "weight", weight, per_channel)
+    _arrays.check_shape("batch_norm", "bias", bias, per_channel)
     rows = _rows(x)
     if activation not in (_ACTIVATIONS if addend is None else _ACTIVATIONS_OF_SUM):
         beside = "" if addend is None else " beside an addend"

@@ -55,10 +55,7 @@ class Sequential(Model):
 
     def leaves(self) -> list[Layer]:
         """Return the layers in it that are no containers, in forward order."""
-        leaves: list[Layer] = []
-        for layer in self.layers.values():
-            leaves += layer.leaves()
-        return leaves
+        return [leaf for layer in self.layers.values() for leaf in layer.leaves()]
 
     def setup(self, input_shape: Shape, rng: np.random.Generator) -> Shape:
         """Build each layer for the output of the one before."""

@@ -15,6 +15,7 @@ MARKS = {
 }
 # Okabe and Ito's colours; every second group is hatched, too.
 GROUP_COLOURS = {
+    "batches": style.INK,
     "convolution": style.BLUE,
     "matrix products": "#56B4E9",
     "batch norm": "#009E73",
@@ -25,7 +26,7 @@ GROUP_COLOURS = {
     "other kernels": style.FAINT,
     "Python and NumPy": style.MUTED,
 }
-HATCHES = ("", "//", "", "//", "", "//", "", "//", "")
+HATCHES = ("//", "", "//", "", "//", "", "//", "", "//", "")
 PLATE = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
 PASSES = {"forward": "Forward", "backward_input": "Backward, input", "backward_weight": "Backward, weight"}
 

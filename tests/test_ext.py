@@ -324,6 +324,82 @@ def test_a_first_layer_pools(kernels, dtype, threads, rng):
         assert (pairs[1][0] != pairs[1][1]).mean() < 0.01  # rounding may decide between near ties
 
 
+@needs_compiled
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd2", "winograd4"])
+def test_statistics_of_convolutions(kernels, dtype, threads, window, algorithm, rng):
+    """They are those of the outputs, pooled or not, which stay the same bits."""
+    x_shape, shape, weight_shape = window_shapes(window)
+    x, weight, bias = normal(rng, x_shape, dtype), normal(rng, weight_shape, dtype), normal(rng, shape[3], dtype)
+    stride, padding = window[-2:]
+    for side in (1, 2, 3):
+        for relu in (False, True):
+            out, alone = np.full((2, shape[0], shape[1] // side, shape[2] // side, shape[3]), 77, dtype)
+            statistics = np.full((2, shape[3]), 77, dtype)
+            if side == 1:
+                kernels.conv2d_forward(x, weight, bias, out, stride, padding, algorithm, relu, statistics)
+                kernels.conv2d_forward(x, weight, bias, alone, stride, padding, algorithm, relu)
+            else:
+                options = None, stride, padding, side, algorithm, relu
+                if not kernels.conv2d_pool_forward(x, weight, bias, out, *options, statistics):
+                    continue
+                kernels.conv2d_pool_forward(x, weight, bias, alone, *options)
+            np.testing.assert_array_equal(out, alone)
+            if out.size == 0:
+                assert (statistics == 77).all()
+                continue
+            rows = out.reshape(-1, shape[3]).astype(np.longdouble)  # more than float64, on most machines
+            # In parts of the largest square: one value for a channel, say, has no variance, but roundings of it.
+            scale, eps = np.abs(rows).max(axis=0) + 1e-30, np.finfo(dtype).eps
+            np.testing.assert_allclose(statistics[0] / scale, rows.mean(axis=0) / scale, rtol=0, atol=4 * eps)
+            np.testing.assert_allclose(statistics[1] / scale**2, rows.var(axis=0) / scale**2, rtol=0, atol=8 * eps)
+
+
+@needs_compiled
+def test_statistics_of_the_twin(rng):
+    x, weight, bias = normal(rng, (2, 6, 6, 3), np.float32), normal(rng, (4, 3, 3, 3), np.float32), np.ones(4)
+    statistics = np.empty((2, 4))
+    for side in (1, 2):
+        out = np.empty((2, 4 // side, 4 // side, 4))
+        if side == 1:
+            reference.conv2d_forward(x, weight, bias, out, (1, 1), (0, 0), statistics=statistics)
+        else:
+            reference.conv2d_pool_forward(x, weight, bias, out, None, (1, 1), (0, 0), 2, statistics=statistics)
+        np.testing.assert_allclose(statistics, [out.mean(axis=(0, 1, 2)), out.var(axis=(0, 1, 2))], rtol=1e-12)
+
+
+@needs_compiled
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4"])
+@pytest.mark.parametrize("channels", [3, 16])
+def test_the_variance_of_a_convolution_survives_a_large_mean(kernels, algorithm, channels, rng):
+    x, weight = normal(rng, (8, 30, 30, channels), np.float32), normal(rng, (40, channels, 3, 3), np.float32)
+    out, statistics = np.empty((8, 30, 30, 40), np.float32), np.empty((2, 40), np.float32)
+    bias = np.full(40, 1e5, np.float32)
+    kernels.conv2d_forward(x, weight, bias, out, (1, 1), (1, 1), algorithm, False, statistics)
+    rows = out.reshape(-1, 40).astype(np.float64)
+    np.testing.assert_allclose(statistics[0], rows.mean(axis=0), rtol=1e-7)
+    np.testing.assert_allclose(statistics[1], rows.var(axis=0), rtol=1e-5)
+    weight[:] = 0
+    kernels.conv2d_forward(x, weight, bias, out, (1, 1), (1, 1), algorithm, False, statistics)
+    np.testing.assert_array_equal(statistics, [bias, np.zeros(40)])
+
+
+@needs_compiled
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4"])
+@pytest.mark.parametrize("images", [1, 20])  # for one, Winograd's tasks are panels
+@pytest.mark.parametrize("channels", [3, 24])
+def test_threads_do_not_change_a_bit_of_statistics(kernels, algorithm, images, channels, rng):
+    x, weight = normal(rng, (images, 16, 16, channels), np.float32), normal(rng, (300, channels, 3, 3), np.float32)
+    out, before, found = np.empty((images, 16, 16, 300), np.float32), _ext.get_num_threads(), []
+    for count in (1, 2, 3):
+        _ext.set_num_threads(count)
+        statistics = np.empty((2, 300), np.float32)
+        kernels.conv2d_forward(x, weight, None, out, (1, 1), (1, 1), algorithm, False, statistics)
+        found.append(statistics.tobytes())
+    _ext.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
 # First layers, as WINDOWS, with kernels so large that leaving out zeros pays. Rows of 1 to 18 vectors, several tiles.
 FIRST_LAYERS = [
     (3, 32, 32, 3, 32, (7, 7), (1, 1), (3, 3)),
@@ -1127,7 +1203,7 @@ class TestWrongArguments:
     def test_conv2d(self, kernels):
         x, weight = np.ones((2, 5, 5, 3), np.float32), np.ones((4, 3, 3, 3), np.float32)
         out, bias = np.ones((2, 3, 3, 4), np.float32), np.ones(4, np.float32)
-        good = [x, weight, bias, out, (1, 1), (0, 0), "direct"]
+        good = [x, weight, bias, out, (1, 1), (0, 0), "direct", False, np.ones((2, 4), np.float32)]
         kernels.conv2d_forward(*good)
         for position, wrong in [
             (0, x[:, :, :, :2].copy()),
@@ -1150,13 +1226,17 @@ class TestWrongArguments:
             (5, "no"),
             (6, "winograd"),
             (6, None),
+            (8, np.ones((2, 5), np.float32)),
+            (8, np.ones((1, 4), np.float32)),
+            (8, np.ones((2, 4))),
+            (8, np.ones(8, np.float32)),
         ]:
             arguments = list(good)
             arguments[position] = wrong
             with pytest.raises((ValueError, TypeError, OverflowError)):
                 kernels.conv2d_forward(*arguments)
         pooled, codes = out[:, :1, :1].copy(), np.ones((2, 1, 1, 4), np.uint8)
-        good = [x, weight, bias, pooled, codes, (1, 1), (0, 0), 2]
+        good = [x, weight, bias, pooled, codes, (1, 1), (0, 0), 2, "auto", False, np.ones((2, 4), np.float32)]
         kernels.conv2d_pool_forward(*good)
         for position, wrong in [
             (0, x[:, :, :, :2].copy()),
@@ -1181,6 +1261,7 @@ class TestWrongArguments:
             (7, 1),
             (7, 17),
             (7, None),
+            (10, np.ones((2, 5), np.float32)),
         ]:
             arguments = list(good)
             arguments[position] = wrong

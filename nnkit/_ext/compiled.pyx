@@ -44,10 +44,10 @@ cdef extern from "kernels.h" nogil:
         void (*column_sums)(const void *x, Py_ssize_t rows, Py_ssize_t columns, void *sums) noexcept nogil
         int (*conv2d_algorithm)(const nnkit_window *w, int algorithm, int pass_) noexcept nogil
         int (*conv2d_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight,
-                              const void *bias, int relu, void *out) noexcept nogil
+                              const void *bias, int relu, void *out, void *statistics) noexcept nogil
         int (*conv2d_pool_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight,
-                                   const void *bias, int relu, Py_ssize_t side, void *out,
-                                   uint8_t *codes) noexcept nogil
+                                   const void *bias, int relu, Py_ssize_t side, void *out, uint8_t *codes,
+                                   void *statistics) noexcept nogil
         int (*conv2d_backward_input)(const nnkit_window *w, int algorithm, const void *dout, const void *weight,
                                      void *dx) noexcept nogil
         int (*conv2d_backward_weight)(const nnkit_window *w, int algorithm, const void *x, const void *dout,
@@ -194,6 +194,12 @@ cdef int check_weight(const nnkit_window *w, const Py_ssize_t *weight, Py_ssize_
                          f"got {weight[1]} -> {weight[0]}")
     if bias != -1 and bias != w.out_channels:
         raise ValueError(f"expected a bias of {w.out_channels} elements, got {bias}")
+    return 0
+
+
+cdef int check_statistics(const nnkit_window *w, const Py_ssize_t *statistics) except -1:
+    if statistics[0] != 2 or statistics[1] != w.out_channels:
+        raise ValueError(f"expected statistics of (2, {w.out_channels}), got ({statistics[0]}, {statistics[1]})")
     return 0
 
 
@@ -359,23 +365,29 @@ cdef class KernelSet:
 
     def conv2d_forward(self, const floating[:, :, :, ::1] x not None, const floating[:, :, :, ::1] weight not None,
                        const floating[::1] bias, floating[:, :, :, ::1] out not None, stride, padding,
-                       str algorithm not None="auto", bint relu=False):
+                       str algorithm not None="auto", bint relu=False, floating[:, ::1] statistics=None):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef nnkit_window w = window(x.shape, out.shape, (weight.shape[2], weight.shape[3]), stride, padding)
         cdef const void *add = &bias[0] if bias is not None else NULL
+        cdef void *moments = &statistics[0, 0] if statistics is not None else NULL
         cdef int method = place(ALGORITHMS, algorithm, "algorithm"), status
         check_weight(&w, weight.shape, -1 if bias is None else bias.shape[0])
+        if statistics is not None:
+            check_statistics(&w, statistics.shape)
         with nogil:
-            status = table.conv2d_forward(&w, method, &x[0, 0, 0, 0], &weight[0, 0, 0, 0], add, relu, &out[0, 0, 0, 0])
+            status = table.conv2d_forward(&w, method, &x[0, 0, 0, 0], &weight[0, 0, 0, 0], add, relu, &out[0, 0, 0, 0],
+                                          moments)
         check_memory(status)
 
     def conv2d_pool_forward(self, const floating[:, :, :, ::1] x not None,
                             const floating[:, :, :, ::1] weight not None, const floating[::1] bias,
                             floating[:, :, :, ::1] out not None, uint8_t[:, :, :, ::1] codes, stride, padding,
-                            Py_ssize_t side, str algorithm not None="auto", bint relu=False):
+                            Py_ssize_t side, str algorithm not None="auto", bint relu=False,
+                            floating[:, ::1] statistics=None):
         cdef const nnkit_table *table = &self.tables[floating is double]
         cdef nnkit_window w = convolution(x.shape, weight.shape, stride, padding)
         cdef const void *add = &bias[0] if bias is not None else NULL
+        cdef void *moments = &statistics[0, 0] if statistics is not None else NULL
         cdef uint8_t *places = &codes[0, 0, 0, 0] if codes is not None else NULL
         cdef int method = place(ALGORITHMS, algorithm, "algorithm"), status
         check_weight(&w, weight.shape, -1 if bias is None else bias.shape[0])
@@ -387,9 +399,11 @@ cdef class KernelSet:
                              f"{w.out_channels})")
         if codes is not None:
             check_like(out.shape, codes.shape, "codes", "out")
+        if statistics is not None:
+            check_statistics(&w, statistics.shape)
         with nogil:
             status = table.conv2d_pool_forward(&w, method, &x[0, 0, 0, 0], &weight[0, 0, 0, 0], add, relu, side,
-                                               &out[0, 0, 0, 0], places)
+                                               &out[0, 0, 0, 0], places, moments)
         check_memory(status < 0)
         return status == 0
 

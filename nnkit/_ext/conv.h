@@ -13,6 +13,7 @@ typedef struct {
     const real *in, *weights, *bias, *zeros;       /* weights: panels of [taps][depth][PANEL] */
     real *out;
     int relu;
+    const FN(moments) *moments;                    /* a part a task; NULL for none */
     ptrdiff_t taps_y, taps_x, depth, out_channels, panels;
     /* Where: pixel (y, x) meets, with tap (i, j), the input at rows[y][i] + columns[x][j]; negative when outside. */
     ptrdiff_t batch, height, width, in_image;
@@ -126,6 +127,8 @@ KERNEL void FN(convolve_task)(void *job, ptrdiff_t index, int thread)
         FN(find_taps)(c, first + i * ROWS, end, tiles + i, pointers + i * taps, tap + i * taps);
     for (ptrdiff_t panel = 0; panel < c->panels; panel++)
         FN(convolve_panel)(c, panel, tiles, count, (void *)pointers, tap);
+    if (c->moments)  /* on the way forward, pixels are visited as they lie */
+        FN(measure_part)(c->moments, index, c->out + first * c->out_channels, end - first);
 }
 
 typedef struct {                                   /* the packing of a weight (out, in, taps) into panels */
@@ -232,10 +235,10 @@ KERNEL void FN(find_places)(const nnkit_window *w, const FN(indirect) *c, int ba
 }
 
 KERNEL int FN(convolve)(const nnkit_window *w, const real *in, const real *weight, const real *bias, int relu,
-                        real *out, int back)
+                        real *out, FN(moments) *moments, int back)
 {
     FN(indirect) c = FN(describe)(w, back);
-    ptrdiff_t taps = c.taps_y * c.taps_x, pixels = c.height * c.width;
+    ptrdiff_t taps = c.taps_y * c.taps_x, pixels = c.height * c.width, tasks = CEIL_DIV(c.batch * pixels, c.block);
     int threads = nnkit_threads_for(NS_A_PRODUCT * c.batch * pixels * c.out_channels * taps * c.depth);
     size_t total = 0;
     size_t weights = nnkit_reserve(&total, sizeof(real) * c.panels * taps * c.depth * PANEL);
@@ -244,10 +247,12 @@ KERNEL int FN(convolve)(const nnkit_window *w, const real *in, const real *weigh
     size_t columns = nnkit_reserve(&total, sizeof(ptrdiff_t) * c.width * c.taps_x);
     size_t order = nnkit_reserve(&total, sizeof(int32_t) * 2 * pixels);
     size_t own = nnkit_reserve(&total, c.scratch_per_thread * threads);
+    size_t sums = nnkit_reserve(&total, FN(moments_bytes)(moments, tasks));
     char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;
-    c.in = in, c.bias = bias, c.relu = relu, c.out = out;
+    FN(begin_moments)(moments, tasks, scratch + sums);
+    c.in = in, c.bias = bias, c.relu = relu, c.out = out, c.moments = moments;
     c.scratch = scratch + own, c.weights = (real *)(scratch + weights);
     c.zeros = memset(scratch + zeros, 0, sizeof(real) * c.depth);
     c.rows = (ptrdiff_t *)(scratch + rows), c.columns = (ptrdiff_t *)(scratch + columns);
@@ -255,6 +260,7 @@ KERNEL int FN(convolve)(const nnkit_window *w, const real *in, const real *weigh
     FN(find_places)(w, &c, back, (ptrdiff_t *)c.rows, (ptrdiff_t *)c.columns, (void *)c.order);
     FN(packing) packing = {weight, (real *)c.weights, w->channels, w->out_channels, w->kernel_y * w->kernel_x, back};
     nnkit_parallel(threads, c.panels, FN(pack_weight_task), &packing);
-    nnkit_parallel(threads, CEIL_DIV(c.batch * pixels, c.block), FN(convolve_task), &c);
+    nnkit_parallel(threads, tasks, FN(convolve_task), &c);
+    FN(finish_moments)(moments);
     return 0;
 }

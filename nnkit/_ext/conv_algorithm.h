@@ -57,38 +57,63 @@ KERNEL int FN(conv2d_algorithm)(const nnkit_window *w, int algorithm, int pass)
     return algorithm == NNKIT_AUTO ? FN(cheapest)(w, pass) : algorithm;
 }
 
-KERNEL int FN(conv2d_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight, const void *bias,
-                              int relu, void *out)
+KERNEL int FN(convolve_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight,
+                                const void *bias, int relu, void *out, FN(moments) *moments)
 {
-    if (nnkit_empty(w->batch, w->out_height, w->out_width, w->out_channels))
-        return 0;
     algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_FORWARD);
     if (algorithm == NNKIT_DIRECT)
         return FN(is_few)(w)           ? FN(convolve_few)(w, x, weight, bias, relu, out)
-               : FN(is_first_layer)(w) ? FN(convolve_first_layer)(w, x, weight, bias, relu, out, NULL)
-                                       : FN(convolve)(w, x, weight, bias, relu, out, 0);
+               : FN(is_first_layer)(w) ? FN(convolve_first_layer)(w, x, weight, bias, relu, out, NULL, moments)
+                                       : FN(convolve)(w, x, weight, bias, relu, out, moments, 0);
     if (algorithm == NNKIT_WINOGRAD4 && FN(filters_rows)(w))
-        return FN(convolve_filtered_rows)(w, x, weight, bias, relu, out, NULL);
-    return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out, NULL, 0);
+        return FN(convolve_filtered_rows)(w, x, weight, bias, relu, out, NULL, moments);
+    return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out, NULL, moments, 0);
 }
 
 /* The same with max pooling, by algorithms that have all outputs of a window in a cache at the same time. */
+KERNEL int FN(convolve_pool_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight,
+                                     const void *bias, int relu, const FN(pooling) *pool, FN(moments) *moments)
+{
+    algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_FORWARD);
+    if (algorithm == NNKIT_DIRECT)
+        return FN(is_first_layer)(w) && !FN(is_few)(w)
+                   ? FN(convolve_first_layer)(w, x, weight, bias, relu, NULL, pool, NULL) : 1;
+    if (algorithm == NNKIT_WINOGRAD4 && FN(filters_rows)(w))
+        return FN(convolve_filtered_rows)(w, x, weight, bias, relu, NULL, pool, NULL);
+    if (pool->w->kernel_y != 2)
+        return 1;
+    return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, pool->out, pool,
+                                 moments, 0);
+}
+
+/* Some algorithms make the statistics on the way; for the others, they are made here of all outputs. */
+KERNEL int FN(make_statistics)(const FN(moments) *m, const void *out, ptrdiff_t pixels)
+{
+    return m->parts || !m->mean ? 0 : FN(batch_norm_statistics)(out, pixels, m->columns, m->mean, m->variance);
+}
+
+KERNEL int FN(conv2d_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight, const void *bias,
+                              int relu, void *out, void *statistics)
+{
+    FN(moments) m = FN(describe_moments)(statistics, w->out_channels);
+    if (nnkit_empty(w->batch, w->out_height, w->out_width, w->out_channels))
+        return 0;
+    int status = FN(convolve_forward)(w, algorithm, x, weight, bias, relu, out, statistics ? &m : NULL);
+    return status ? status : FN(make_statistics)(&m, out, w->batch * w->out_height * w->out_width);
+}
+
 KERNEL int FN(conv2d_pool_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight,
-                                   const void *bias, int relu, ptrdiff_t side, void *out, uint8_t *codes)
+                                   const void *bias, int relu, ptrdiff_t side, void *out, uint8_t *codes,
+                                   void *statistics)
 {
     const nnkit_window windows = {w->batch, w->out_height, w->out_width, w->out_channels, w->out_height / side,
                                   w->out_width / side, w->out_channels, side, side, side, side, 0, 0};
     const FN(pooling) pool = {.w = &windows, .out = out, .codes = codes, .code_bytes = 1, .relu = relu};
+    FN(moments) m = FN(describe_moments)(statistics, w->out_channels);
     if (nnkit_empty(w->batch, windows.out_height, windows.out_width, w->out_channels))
         return 0;
-    algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_FORWARD);
-    if (algorithm == NNKIT_DIRECT)
-        return FN(is_first_layer)(w) && !FN(is_few)(w)
-                   ? FN(convolve_first_layer)(w, x, weight, bias, relu, out, &pool) : 1;
-    if (algorithm == NNKIT_WINOGRAD4 && FN(filters_rows)(w))
-        return FN(convolve_filtered_rows)(w, x, weight, bias, relu, out, &pool);
-    return side == 2 ? FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, out,
-                                             &pool, 0) : 1;
+    int status = FN(convolve_pool_forward)(w, algorithm, x, weight, bias, relu, &pool, statistics ? &m : NULL);
+    return status ? status : FN(make_statistics)(&m, out, w->batch * windows.out_height * windows.out_width);
 }
 
 KERNEL int FN(conv2d_backward_input)(const nnkit_window *w, int algorithm, const void *dout, const void *weight,
@@ -98,8 +123,8 @@ KERNEL int FN(conv2d_backward_input)(const nnkit_window *w, int algorithm, const
         return 0;
     algorithm = FN(conv2d_algorithm)(w, algorithm, NNKIT_BACKWARD_INPUT);
     if (algorithm == NNKIT_DIRECT)
-        return FN(convolve)(w, dout, weight, NULL, 0, dx, 1);
-    return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, dout, weight, NULL, 0, dx, NULL, 1);
+        return FN(convolve)(w, dout, weight, NULL, 0, dx, NULL, 1);
+    return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, dout, weight, NULL, 0, dx, NULL, NULL, 1);
 }
 
 KERNEL int FN(conv2d_backward_weight)(const nnkit_window *w, int algorithm, const void *x, const void *dout,

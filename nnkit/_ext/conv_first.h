@@ -100,6 +100,7 @@ typedef struct {
     int relu;
     real *out;
     const FN(pooling) *pool;                       /* NULL: none */
+    const FN(moments) *moments;                    /* a part a band; NULL: none, and none of pooled ones */
     real *maps;                                    /* each thread's own: a band before it is pooled */
 } FN(first_layer_forward);
 
@@ -154,6 +155,15 @@ INLINE real *FN(band_outputs)(const FN(first_layer_forward) *f, FN(band) band, i
                    : f->out + band.first * w->out_channels;
 }
 
+/* What is to be done while a band's outputs are in the cache. */
+KERNEL void FN(finish_band)(const FN(first_layer_forward) *f, ptrdiff_t index, FN(band) band, const real *out)
+{
+    if (f->pool)
+        FN(pool_band)(f->pool, band, out);
+    if (f->moments)
+        FN(measure_part)(f->moments, index, out, band.pixels);
+}
+
 /* A band, with as many vectors of weights at a time as a near cache holds: memory is written fastest pixel by pixel. */
 KERNEL void FN(first_layer_forward_task)(void *job, ptrdiff_t index, int thread)
 {
@@ -178,8 +188,7 @@ KERNEL void FN(first_layer_forward_task)(void *job, ptrdiff_t index, int thread)
                 else
                     FN(forward_tile)(1, f, &pixels, v);
         }
-    if (f->pool)
-        FN(pool_band)(f->pool, band, out);
+    FN(finish_band)(f, index, band, out);
 }
 
 /* The weight's and the bias's vectors of channels. */
@@ -199,11 +208,11 @@ KERNEL void FN(pack_first_layer_weight)(const FN(first_layer) *g, const real *we
 }
 
 KERNEL int FN(convolve_first_layer)(const nnkit_window *w, const real *x, const real *weight, const real *bias,
-                                    int relu, real *out, const FN(pooling) *pool)
+                                    int relu, real *out, const FN(pooling) *pool, FN(moments) *moments)
 {
     ptrdiff_t side = pool ? pool->w->kernel_y : 1;
     FN(first_layer_forward) f = {.g = FN(describe_first_layer)(w, x, side), .relu = relu && !pool, .out = out,
-                                 .pool = pool};
+                                 .pool = pool, .moments = moments};
     FN(first_layer) *g = &f.g;
     size_t total = 0;
     size_t pixel = nnkit_reserve(&total, sizeof(ptrdiff_t) * g->rows * w->out_width);
@@ -213,14 +222,17 @@ KERNEL int FN(convolve_first_layer)(const nnkit_window *w, const real *x, const 
     size_t frames = nnkit_reserve(&total, sizeof(real) * g->frame_size * g->threads);
     size_t map = sizeof(real) * g->rows * w->out_width * w->out_channels;
     size_t maps = nnkit_reserve(&total, pool ? map * g->threads : 0);
+    size_t sums = nnkit_reserve(&total, FN(moments_bytes)(moments, g->bands));
     char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;
+    FN(begin_moments)(moments, g->bands, scratch + sums);
     FN(find_patches)(g, (ptrdiff_t *)(scratch + pixel), (ptrdiff_t *)(scratch + entry));
     FN(pack_first_layer_weight)(g, weight, bias, (real *)(scratch + panels), (real *)(scratch + starts));
     g->frames = (real *)(scratch + frames);
     f.panels = (real *)(scratch + panels), f.starts = (real *)(scratch + starts), f.maps = (real *)(scratch + maps);
     nnkit_parallel(g->threads, g->bands, FN(first_layer_forward_task), &f);
+    FN(finish_moments)(moments);
     return 0;
 }
 

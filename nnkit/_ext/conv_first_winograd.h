@@ -261,8 +261,7 @@ KERNEL void FN(filter_rows_task)(void *job, ptrdiff_t index, int thread)
     case 3: FN(filter_band)(3, s, frame, band.pixels, own, out); break;
     default: FN(filter_band)(4, s, frame, band.pixels, own, out);
     }
-    if (s->f.pool)
-        FN(pool_band)(s->f.pool, band, out);
+    FN(finish_band)(&s->f, index, band, out);
 }
 
 /* How the rows are cut; they are framed with as many zeros as whole tiles need. */
@@ -280,7 +279,7 @@ KERNEL FN(row_filter) FN(describe_row_filter)(const nnkit_window *w, const real 
 }
 
 KERNEL int FN(convolve_filtered_rows)(const nnkit_window *w, const real *x, const real *weight, const real *bias,
-                                      int relu, real *out, const FN(pooling) *pool)
+                                      int relu, real *out, const FN(pooling) *pool, FN(moments) *moments)
 {
     FN(row_filter) s = FN(describe_row_filter)(w, x, pool ? pool->w->kernel_y : 1);
     FN(first_layer) *g = &s.f.g;
@@ -293,15 +292,18 @@ KERNEL int FN(convolve_filtered_rows)(const nnkit_window *w, const real *x, cons
     size_t own = nnkit_reserve(&total, sizeof(real) * s.own_size * g->threads);
     size_t map = sizeof(real) * g->rows * w->out_width * w->out_channels;
     size_t maps = nnkit_reserve(&total, pool ? map * g->threads : 0);
+    size_t sums = nnkit_reserve(&total, FN(moments_bytes)(moments, g->bands));
     char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;
+    FN(begin_moments)(moments, g->bands, scratch + sums);
     s.points = FN(choose_points)(s.pairs);
-    s.f.relu = relu && !pool, s.f.out = out, s.f.pool = pool;
+    s.f.relu = relu && !pool, s.f.out = out, s.f.pool = pool, s.f.moments = moments;
     FN(pack_first_layer_weight)(g, weight, bias, (real *)(scratch + panels), (real *)(scratch + starts));
     FN(prepare_filter)(&s, (real *)(scratch + panels), (real *)(scratch + u), (ptrdiff_t *)(scratch + entry));
     s.entry = (ptrdiff_t *)(scratch + entry), s.own = (real *)(scratch + own), g->frames = (real *)(scratch + frames);
     s.f.panels = (real *)(scratch + u), s.f.starts = (real *)(scratch + starts), s.f.maps = (real *)(scratch + maps);
     nnkit_parallel(g->threads, g->bands, FN(filter_rows_task), &s);
+    FN(finish_moments)(moments);
     return 0;
 }

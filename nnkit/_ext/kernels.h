@@ -39,11 +39,13 @@ typedef struct {
                 ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
     void (*column_sums)(const void *x, ptrdiff_t rows, ptrdiff_t columns, void *sums);
     int (*conv2d_algorithm)(const nnkit_window *w, int algorithm, int pass);  /* what would be used; never AUTO */
+    /* `statistics`, or NULL, are mean and variance of each channel of what is stored: (2, out_channels). */
     int (*conv2d_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight, const void *bias,
-                          int relu, void *out);
+                          int relu, void *out, void *statistics);
     /* `out` and `codes`, or NULL, are of windows of side x side, side by side; 1 where this is no gain. */
     int (*conv2d_pool_forward)(const nnkit_window *w, int algorithm, const void *x, const void *weight,
-                               const void *bias, int relu, ptrdiff_t side, void *out, uint8_t *codes);
+                               const void *bias, int relu, ptrdiff_t side, void *out, uint8_t *codes,
+                               void *statistics);
     int (*conv2d_backward_input)(const nnkit_window *w, int algorithm, const void *dout, const void *weight, void *dx);
     int (*conv2d_backward_weight)(const nnkit_window *w, int algorithm, const void *x, const void *dout, void *dweight,
                                   void *dbias);

@@ -1,8 +1,7 @@
 /* Batch normalisation of the columns of a matrix (rows, columns): for images, rows are pixels and columns channels.
 
    Sums run over chunks of rows whose number does not depend on the threads; each chunk's is added in `real`, the
-   chunks' in double. Variances are taken around a guess at the mean ("shifted data"), so that a large mean does not
-   swallow them.
+   chunks' in double.
 
    What follows a normalisation can run in the same pass: the addition of a second matrix, then an activation. The way
    back recomputes what the activation saw. Loops are written once; SPECIALISED compiles them for each activation. */
@@ -28,39 +27,42 @@ typedef struct {
     default: { enum { ACTIVATION = NNKIT_IDENTITY }; call; break; } \
     }
 
+/* How many rows are summed by one task. */
+INLINE ptrdiff_t FN(rows_of_chunk)(ptrdiff_t rows)
+{
+    enum { CHUNKS = 64, LEAST = 64 };
+    return MAX(CEIL_DIV(rows, CHUNKS), LEAST);
+}
+
 INLINE real FN(normalised)(real x, real mean, real gain, real bias) { return (x - mean) * gain + bias; }
 
-/* What the two sums of a pass over x are of. */
-enum FN(sums) { FN(MOMENTS), FN(GRADIENTS), FN(GRADIENTS_OF_SUM) };
+/* Of what the two sums are: of dout, taken back through an activation or through addition and ReLU. */
+enum FN(sums) { FN(GRADIENTS), FN(GRADIENTS_OF_SUM) };
 
 /* Add element i, of column c, to both of its sums; pointers are to the row and block of columns that i and c are in. */
 INLINE void FN(add_element)(const FN(columns_job) *j, enum FN(sums) what, int activation, ptrdiff_t i, ptrdiff_t c,
                             real *a, real *b)
 {
-    real centred = j->x[i] - j->mean[c], term = centred, factor = centred;
+    real centred = j->x[i] - j->mean[c], term;
     if (what == FN(GRADIENTS_OF_SUM)) {
         j->inner[i] = term = FN(activation_gradient)(NNKIT_RELU, j->dout[i], j->sum_out[i]);
-    } else if (what == FN(GRADIENTS)) {
+    } else {
         real y = FN(normalised)(j->x[i], j->mean[c], j->gain[c], j->bias[c]);
         term = FN(activation_gradient)(activation, j->dout[i], y);
         if (activation > NNKIT_RELU)
             j->inner[i] = term;
     }
-    if (what != FN(MOMENTS))
-        factor = centred * j->inverse_std[c];
-    *a += term, *b += term * factor;
+    *a += term, *b += term * (centred * j->inverse_std[c]);
 }
 
-/* Add `count` (1 or 4) rows from row r on, columns c0 to c0 + width: their moments, or their gradients. */
+/* Add `count` (1 or 4) rows from row r on, columns c0 to c0 + width. */
 INLINE void FN(add_rows)(const FN(columns_job) *job, enum FN(sums) what, int activation, ptrdiff_t r, int count,
                          ptrdiff_t c0, ptrdiff_t width, real *restrict first, real *restrict second)
 {
     ptrdiff_t columns = job->columns, start = r * columns + c0;
-    FN(columns_job) j = {.x = job->x + start, .mean = job->mean + c0};
-    if (what != FN(MOMENTS)) {
-        j.dout = job->dout + start, j.inner = job->inner + start, j.inverse_std = job->inverse_std + c0;
-        j.gain = job->gain + c0, j.bias = job->bias + c0;
-    }
+    FN(columns_job) j = {.x = job->x + start, .dout = job->dout + start, .mean = job->mean + c0,
+                         .inverse_std = job->inverse_std + c0, .bias = job->bias + c0, .inner = job->inner + start,
+                         .gain = job->gain + c0};
     if (what == FN(GRADIENTS_OF_SUM))
         j.sum_out = job->sum_out + start;
     INDEPENDENT
@@ -97,12 +99,6 @@ INLINE void FN(sum_chunk)(const FN(columns_job) *j, enum FN(sums) what, int acti
         }
 }
 
-KERNEL void FN(moments_task)(void *job, ptrdiff_t index, int thread)
-{
-    (void)thread;
-    FN(sum_chunk)(job, FN(MOMENTS), NNKIT_IDENTITY, index);
-}
-
 KERNEL void FN(norm_gradient_task)(void *job, ptrdiff_t index, int thread)
 {
     (void)thread;
@@ -113,12 +109,11 @@ KERNEL void FN(norm_gradient_task)(void *job, ptrdiff_t index, int thread)
         SPECIALISED(j->activation, FN(sum_chunk)(j, FN(GRADIENTS), ACTIVATION, index))
 }
 
-/* Run one of the tasks above; the chunks' sums end up added in sums[0]. Returns 0 when out of memory. `gain` and two
-   more arrays like it are behind the sums. */
-KERNEL int FN(sum_columns)(FN(columns_job) *j, nnkit_task task, double nanoseconds)
+/* Sum the gradients; the chunks' sums end up added in sums[0]. Returns 0 when out of memory. `gain` and two more arrays
+   like it are behind the sums. */
+KERNEL int FN(sum_gradients)(FN(columns_job) *j, double nanoseconds)
 {
-    enum { CHUNKS = 64, LEAST_ROWS = 64 };
-    j->chunk = MAX(CEIL_DIV(j->rows, CHUNKS), LEAST_ROWS);
+    j->chunk = FN(rows_of_chunk)(j->rows);
     j->chunks = CEIL_DIV(j->rows, j->chunk);
     size_t bytes = sizeof(double) * j->chunks * 2 * j->columns;
     j->sums = nnkit_scratch(bytes + sizeof(real) * 3 * j->columns);
@@ -126,36 +121,41 @@ KERNEL int FN(sum_columns)(FN(columns_job) *j, nnkit_task task, double nanosecon
         return 0;
     j->gain = (real *)((char *)j->sums + bytes);
     j->shift = j->gain + j->columns, j->slope = j->shift + j->columns;
-    for (ptrdiff_t c = 0; j->weight && c < j->columns; c++)
+    for (ptrdiff_t c = 0; c < j->columns; c++)
         j->gain[c] = j->inverse_std[c] * j->weight[c];
-    nnkit_parallel(nnkit_threads_for(nanoseconds), j->chunks, task, j);
+    nnkit_parallel(nnkit_threads_for(nanoseconds), j->chunks, FN(norm_gradient_task), j);
     for (ptrdiff_t i = 1; i < j->chunks; i++)
         for (ptrdiff_t c = 0; c < 2 * j->columns; c++)
             j->sums[c] += j->sums[i * 2 * j->columns + c];
     return 1;
 }
 
+typedef struct {
+    const real *x;
+    ptrdiff_t rows, chunk;
+    FN(moments) moments;
+} FN(statistics);
+
+KERNEL void FN(statistics_task)(void *job, ptrdiff_t index, int thread)
+{
+    (void)thread;
+    const FN(statistics) *s = job;
+    ptrdiff_t first = index * s->chunk;
+    FN(measure_part)(&s->moments, index, s->x + first * s->moments.columns, MIN(s->chunk, s->rows - first));
+}
+
 KERNEL int FN(batch_norm_statistics)(const void *x, ptrdiff_t rows, ptrdiff_t columns, void *mean, void *variance)
 {
-    enum { SAMPLES = 16 };
     if (columns == 0)  /* there may be any number of rows then */
         return 0;
-    const real *in = x;
-    real *guess = mean;  /* from a few rows; the variance is taken around it */
-    for (ptrdiff_t c = 0; c < columns; c++) {
-        double sum = 0;
-        for (ptrdiff_t i = 0; i < SAMPLES; i++)
-            sum += in[i * rows / SAMPLES * columns + c];
-        guess[c] = (real)(sum / SAMPLES);
-    }
-    FN(columns_job) j = {.x = x, .mean = guess, .rows = rows, .columns = columns};
-    if (!FN(sum_columns)(&j, FN(moments_task), 0.1 * rows * columns))
+    FN(statistics) s = {x, rows, FN(rows_of_chunk)(rows), {.mean = mean, .variance = variance, .columns = columns}};
+    ptrdiff_t chunks = CEIL_DIV(rows, s.chunk);
+    void *memory = nnkit_scratch(FN(moments_bytes)(&s.moments, chunks));
+    if (!memory)
         return -1;
-    for (ptrdiff_t c = 0; c < columns; c++) {
-        double offset = j.sums[c] / rows, spread = j.sums[columns + c] / rows - offset * offset;
-        ((real *)mean)[c] = (real)(guess[c] + offset);
-        ((real *)variance)[c] = (real)(spread < 0 ? 0 : spread);
-    }
+    FN(begin_moments)(&s.moments, chunks, memory);
+    nnkit_parallel(nnkit_threads_for(0.1 * rows * columns), chunks, FN(statistics_task), &s);
+    FN(finish_moments)(&s.moments);
     return 0;
 }
 
@@ -242,7 +242,7 @@ KERNEL int FN(batch_norm_backward)(const void *dout, const void *x, ptrdiff_t ro
                          .bias = bias, .sum_out = sum_out, .rows = rows, .columns = columns, .activation = activation,
                          .out = dx, .inner = sum_out ? daddend : dx};
     double nanoseconds = FN(norm_cost)(activation) * rows * columns;
-    if (!FN(sum_columns)(&j, FN(norm_gradient_task), nanoseconds))
+    if (!FN(sum_gradients)(&j, nanoseconds))
         return -1;
     for (ptrdiff_t c = 0; c < columns; c++) {
         double invert = j.inverse_std[c], scale = j.weight[c] * invert;

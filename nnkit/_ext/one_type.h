@@ -1,6 +1,9 @@
 /* Every kernel for one element type, `real`. */
 #include "simd.h"
 
+#include "activation.h"
+#include "moments.h"
+#include "norm.h"
 #include "gemm_sparse.h"
 #include "gemm.h"
 #include "pool.h"
@@ -14,8 +17,6 @@
 #include "winograd.h"
 #include "winograd_weight.h"
 #include "conv_algorithm.h"
-#include "activation.h"
-#include "norm.h"
 #include "loss.h"
 #include "optimizer.h"
 #include "layout.h"

@@ -41,12 +41,14 @@ def conv2d_algorithm(pass_name, x_shape, weight_shape, stride, padding, dtype, a
     return "direct"
 
 
-def conv2d_forward(x, weight, bias, out, stride, padding, algorithm="auto", relu=False):
+def conv2d_forward(x, weight, bias, out, stride, padding, algorithm="auto", relu=False, statistics=None):
     """Cross-correlation: out (N, OH, OW, O) from x (N, H, W, I), weight (O, I, KH, KW) and bias (O,) or None.
 
     stride and padding are pairs (vertical, horizontal). With relu, out is max(out, 0), NaN kept. The compiled kernels
     take the algorithm "direct", "winograd2" or "winograd4", or with "auto" the one that should be fastest; Winograd's
     apply to some kernels with stride 1 and give way to the direct one elsewhere. It makes no difference here.
+
+    statistics (2, O) is overwritten with the mean and the biased variance of each channel of out, if there is any.
     """
     out[...] = 0 if bias is None else bias
     padded = _pad(x, padding)
@@ -54,10 +56,16 @@ def conv2d_forward(x, weight, bias, out, stride, padding, algorithm="auto", relu
         out += padded[window] @ weight[:, :, i, j].T
     if relu:
         np.maximum(out, 0, out=out)
+    if statistics is not None and out.size:
+        batch_norm_statistics(out.reshape(-1, out.shape[3]), *statistics)
 
 
-def conv2d_pool_forward(x, weight, bias, out, codes, stride, padding, side, algorithm="auto", relu=False):
+def conv2d_pool_forward(
+    x, weight, bias, out, codes, stride, padding, side, algorithm="auto", relu=False, statistics=None
+):
     """conv2d_forward and then max_pool2d_forward, by windows of side x side that lie side by side; codes may be None.
+
+    Statistics are of what comes out of the pooling.
 
     Return whether this was done: the compiled kernels leave it where the two one after the other are as fast.
     """
@@ -66,6 +74,8 @@ def conv2d_pool_forward(x, weight, bias, out, codes, stride, padding, side, algo
     maps = np.empty((len(x), *size, len(weight)), x.dtype)
     conv2d_forward(x, weight, bias, maps, stride, padding, algorithm)
     max_pool2d_forward(maps, out, codes, (side, side), (side, side), (0, 0), relu)
+    if statistics is not None and out.size:
+        batch_norm_statistics(out.reshape(-1, out.shape[3]), *statistics)
     return True
 
 

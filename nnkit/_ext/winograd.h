@@ -15,6 +15,7 @@ typedef struct {
     const real *in, *bias, *zeros;
     real *out;
     const FN(pooling) *pool;                             /* of 2 x 2 outputs, in a tile's registers; NULL: none */
+    const FN(moments) *moments;                          /* of what is stored, a part a block; NULL: none */
     ptrdiff_t height, width, pad_y, pad_x;               /* of the input; the padding may be negative */
     ptrdiff_t depth, pixel;                              /* channels; how far apart pixels are */
     ptrdiff_t out_height, out_width, out_channels;
@@ -176,9 +177,34 @@ INLINE void FN(store_codes)(int m, const FN(tiling) *t, const FN(integers) *code
         }
 }
 
+/* The sum of m x m outputs' distances to `guess`, and of their squares; only of those in the image. */
+INLINE FN(running) FN(sum_tile)(int m, const vec *y, ptrdiff_t rows, ptrdiff_t columns, vec guess)
+{
+    const int whole = rows >= m && columns >= m;
+    FN(running) sums = {.guess = guess};
+    UNROLL
+    for (int i = 0; i < m; i++)
+        UNROLL
+        for (int j = 0; j < m; j++)
+            if (whole || (i < rows && j < columns))
+                FN(add_to_running)(&sums, y[i * m + j]);
+    return sums;
+}
+
+/* Let a tile take part in the moments; the first one's mean is what all guess. */
+INLINE void FN(measure_tile)(int m, const vec *y, ptrdiff_t rows, ptrdiff_t columns, int first, FN(running) *running)
+{
+    if (first) {
+        FN(running) sums = FN(sum_tile)(m, y, rows, columns, (vec){0});
+        *running = (FN(running)){.guess = sums.sum / (real)(MIN(m, rows) * MIN(m, columns))};
+    }
+    FN(running) sums = FN(sum_tile)(m, y, rows, columns, running->guess);
+    running->sum += sums.sum, running->squares += sums.squares;
+}
+
 /* One vector of channels of one tile, from M to the output; `rows` and `columns` are left there. */
 INLINE void FN(scatter_channels)(int m, const FN(tiling) *t, const real *products, vec bias, ptrdiff_t rows,
-                                 ptrdiff_t columns, ptrdiff_t count, real *out)
+                                 ptrdiff_t columns, ptrdiff_t count, real *out, int first, FN(running) *running)
 {
     vec sums[POINTS(4)], y[4 * 4];
     FN(integers) codes[2 * 2];
@@ -193,6 +219,10 @@ INLINE void FN(scatter_channels)(int m, const FN(tiling) *t, const real *product
         UNROLL
         for (int i = 0; i < m * m; i++)
             y[i] = FN(rectify)(y[i]);
+    if (t->moments && t->pool)
+        FN(measure_tile)(m / 2, y, rows, columns, first, running);
+    else if (t->moments)
+        FN(measure_tile)(m, y, rows, columns, first, running);
     if (!t->pool) {
         FN(store_outputs)(m, t, y, rows, columns, count, out);
         return;
@@ -202,25 +232,40 @@ INLINE void FN(scatter_channels)(int m, const FN(tiling) *t, const real *product
         FN(store_codes)(m / 2, t, codes, rows, columns, count, out - t->out);
 }
 
+/* The moments of a block in one panel. */
+INLINE void FN(store_panel)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t block, ptrdiff_t outputs, ptrdiff_t width,
+                            const FN(running) *running)
+{
+    for (ptrdiff_t c = 0; c < width; c += LANES)
+        FN(store_part)(t->moments, block, panel * PANEL + MAX(MIN(c, width - LANES), 0), MIN(width, LANES),
+                       running + c / LANES);
+    if (panel == 0)
+        t->moments->rows[block] = outputs;
+}
+
 /* The outputs of a block's tiles in one panel, from M. */
-INLINE void FN(scatter)(int m, const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t count,
+INLINE void FN(scatter)(int m, const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t block, ptrdiff_t count,
                         const real *products)
 {
-    ptrdiff_t width = MIN(PANEL, t->out_channels - panel * PANEL), side = t->pool ? 2 : 1;
+    ptrdiff_t width = MIN(PANEL, t->out_channels - panel * PANEL), side = t->pool ? 2 : 1, outputs = 0;
+    FN(running) running[2];
     real bias[PANEL] = {0};
     if (t->bias)
         memcpy(bias, t->bias + panel * PANEL, sizeof(real) * width);
     for (ptrdiff_t i = 0; i < count; i++, products += PANEL) {
-        FN(corner) corner = FN(tile_corner)(t, first + i);
-        ptrdiff_t y = corner.y / side, x = corner.x / side;
+        FN(corner) corner = FN(tile_corner)(t, block * t->block + i);
+        ptrdiff_t y = corner.y / side, x = corner.x / side, rows = t->stored_height - y, columns = t->stored_width - x;
         real *out = t->out + ((corner.image * t->stored_height + y) * t->stored_width + x) * t->out_channels
                     + panel * PANEL;
+        outputs += MIN(rows, m / side) * MIN(columns, m / side);
         for (ptrdiff_t c = 0; c < width; c += LANES) {
             ptrdiff_t at = MAX(MIN(c, width - LANES), 0);  /* as in `gather` */
-            FN(scatter_channels)(m, t, products + at, FN(load)(bias + at), t->stored_height - y, t->stored_width - x,
-                                 MIN(width, LANES), out + at);
+            FN(scatter_channels)(m, t, products + at, FN(load)(bias + at), rows, columns, MIN(width, LANES), out + at,
+                                 i == 0, running + c / LANES);
         }
     }
+    if (t->moments)
+        FN(store_panel)(t, panel, block, outputs, width, running);
 }
 
 /* The nine taps of LANES columns of U at depth c and, on the way forward, at the next up to LANES depths: [depth][tap]
@@ -275,12 +320,12 @@ KERNEL void FN(transform_panel)(const FN(tiling) *t, ptrdiff_t panel, real *u)
 KERNEL void FN(convolve_block)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t block, const real *u, const real *v,
                                real *products)
 {
-    ptrdiff_t first = block * t->block, count = MIN(t->block, t->tiles - first);
+    ptrdiff_t count = MIN(t->block, t->tiles - block * t->block);
     FN(multiply_points)(t, panel, count, u, v, products);
     if (t->m == 2)
-        FN(scatter)(2, t, panel, first, count, products);
+        FN(scatter)(2, t, panel, block, count, products);
     else
-        FN(scatter)(4, t, panel, first, count, products);
+        FN(scatter)(4, t, panel, block, count, products);
 }
 
 /* First what all tasks share, U or V ... */
@@ -339,7 +384,7 @@ KERNEL FN(tiling) FN(cut_tiles)(const nnkit_window *w, int m, int back)
 }
 
 KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, const real *weight, const real *bias,
-                                 int relu, real *out, const FN(pooling) *pool, int back)
+                                 int relu, real *out, const FN(pooling) *pool, FN(moments) *moments, int back)
 {
     FN(tiling) t = FN(cut_tiles)(w, m, back);
     ptrdiff_t blocks = CEIL_DIV(t.tiles, t.block), points = POINTS(m);
@@ -349,10 +394,12 @@ KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, c
     size_t shared = nnkit_reserve(&total, sizeof(real) * points * (t.by_panels ? blocks * t.v_point
                                                                                 : t.panels * t.u_point));
     size_t own = nnkit_reserve(&total, sizeof(real) * t.own_size * threads);
+    size_t sums = nnkit_reserve(&total, FN(moments_bytes)(moments, blocks));
     char *scratch = nnkit_scratch(total);
     if (!scratch)
         return -1;
-    t.in = in, t.bias = bias, t.relu = relu, t.out = out, t.pool = pool;
+    FN(begin_moments)(moments, blocks, scratch + sums);
+    t.in = in, t.bias = bias, t.relu = relu, t.out = out, t.pool = pool, t.moments = moments;
     t.stored_height = pool ? pool->w->out_height : t.out_height;
     t.stored_width = pool ? pool->w->out_width : t.out_width;
     t.weight = weight, t.back = back;
@@ -360,5 +407,6 @@ KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, c
     t.u = t.v = (real *)(scratch + shared), t.own = (real *)(scratch + own);
     nnkit_parallel(threads, t.by_panels ? blocks : t.panels, FN(winograd_prepare_task), &t);
     nnkit_parallel(threads, t.by_panels ? t.panels : blocks, FN(winograd_task), &t);
+    FN(finish_moments)(moments);
     return 0;
 }

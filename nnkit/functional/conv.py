@@ -80,6 +80,7 @@ def conv2d_forward(
     relu: bool = False,
     pool: int = 1,
     training: bool = True,
+    statistics: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Any]:
     """Slide kernels over images.
 
@@ -103,6 +104,9 @@ def conv2d_forward(
     training : bool, default True
         Whether there will be a way back, for which the maxima's places are noted; without it, the cache of a pooled
         convolution is of no use.
+    statistics : ndarray of shape (2, O), optional
+        Overwritten with the mean and the biased variance of each channel of the output, for `batch_norm_forward`. They
+        are summed up while the outputs are in the registers or a cache. Where there is no output, it stays as it is.
 
     Returns
     -------
@@ -140,11 +144,13 @@ def conv2d_forward(
     weight = np.ascontiguousarray(weight)
     size = _arrays.window_output("conv2d", nhwc.shape[1:3], weight.shape[2:], stride, padding)
     shape, options, pooling = (nhwc.shape[0], *size, weight.shape[0]), (stride, padding, algorithm), None
+    if statistics is not None:
+        _arrays.destination("conv2d", "statistics", statistics, (2, shape[3]), nhwc.dtype)
     if pool == 1:
         out = memory.empty(shape, nhwc.dtype)
-        kernels.conv2d_forward(nhwc, weight, bias, out, *options, relu=relu)
+        kernels.conv2d_forward(nhwc, weight, bias, out, *options, relu, statistics)
     else:
-        out, pooling = _pooled_forward(nhwc, weight, bias, shape, options, relu, pool, training)
+        out, pooling = _pooled_forward(nhwc, weight, bias, shape, options, relu, pool, training, statistics)
     rectified = out if relu and pool == 1 else None
     return _arrays.channels_first(out), (nhwc, weight, bias is not None, options, shape, rectified, pooling)
 
@@ -158,6 +164,7 @@ def _pooled_forward(
     relu: bool,
     pool: int,
     training: bool,
+    statistics: np.ndarray | None,
 ) -> tuple[np.ndarray, Any]:
     """Convolve and pool by one kernel or, where there is none for these arrays, by two; return the pooling's cache."""
     window, padding = (pool, pool), (0, 0)
@@ -165,10 +172,13 @@ def _pooled_forward(
     size = _arrays.window_output("conv2d", (height, width), window, window, padding)
     out = memory.empty((n, *size, channels), nhwc.dtype)
     codes = memory.empty(out.shape, np.uint8) if training else None
-    if not kernels.conv2d_pool_forward(nhwc, weight, bias, out, codes, *options[:2], pool, options[2], relu):
+    stride, pad, algorithm = options
+    if not kernels.conv2d_pool_forward(nhwc, weight, bias, out, codes, stride, pad, pool, algorithm, relu, statistics):
         maps = memory.empty(shape, nhwc.dtype)
         kernels.conv2d_forward(nhwc, weight, bias, maps, *options)
         kernels.max_pool2d_forward(maps, out, codes, window, window, padding, relu)
+        if statistics is not None and out.size:
+            kernels.batch_norm_statistics(out.reshape(-1, channels), *statistics)
     return out, (codes, shape, nhwc.dtype, window, window, padding, out if relu else None)
 
 

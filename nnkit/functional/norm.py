@@ -25,6 +25,7 @@ def batch_norm_forward(
     eps: float = 1e-5,
     activation: str = "identity",
     addend: np.ndarray | None = None,
+    statistics: np.ndarray | None = None,
     sum_over_ranks: Callable[[np.ndarray], object] | None = None,
 ) -> tuple[np.ndarray, Any]:
     """Normalise each feature, or each channel, by its mean and variance.
@@ -50,6 +51,9 @@ def batch_norm_forward(
         Applied in the same pass. It costs no array of its own: the way back makes what it saw again, from x.
     addend : ndarray like x, optional
         Added before the activation, which must be "identity" or "relu" then.
+    statistics : ndarray of shape (2, C), optional
+        The mean and the biased variance of each channel of x, where `conv2d_forward` has made them; not looked at when
+        there is no x, or not in training.
     sum_over_ranks : callable, optional
         Replaces an array by its sum over all processes that have a part of the batch. Given one, training normalises by
         the statistics of all parts together, and a part may be empty.
@@ -90,11 +94,12 @@ def batch_norm_forward(
         raise ValueError(f"batch_norm: unknown activation {activation!r}{beside}")
     if addend is not None:
         addend = _addend(addend, x)
+    if statistics is not None:
+        statistics = np.ascontiguousarray(statistics, x.dtype)
+        _arrays.check_shape("batch_norm", "statistics", statistics, (2, *per_channel))
     if training:
-        mean, variance = np.zeros((2, rows.shape[1]), x.dtype)
         total = rows.shape[0]
-        if total:
-            kernels.batch_norm_statistics(rows, mean, variance)
+        mean, variance = _statistics(rows) if statistics is None or not total else statistics
         if sum_over_ranks is not None:
             total, mean, variance = _joint_statistics(total, mean, variance, sum_over_ranks)
         if total < 2:
@@ -353,6 +358,14 @@ def group_norm_backward(
     np.multiply(gradient, weight, out=dx)
     _normalise_backward(dx.reshape(x_hat.shape), x_hat, inverse_std, (1, 3))
     return _unrows(dx, shape), dweight, dbias
+
+
+def _statistics(rows: np.ndarray) -> np.ndarray:
+    """Return mean and biased variance of each column; zeros if there are no rows."""
+    statistics = np.zeros((2, rows.shape[1]), rows.dtype)
+    if len(rows):
+        kernels.batch_norm_statistics(rows, *statistics)
+    return statistics
 
 
 def _joint_statistics(

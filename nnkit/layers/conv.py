@@ -62,10 +62,19 @@ class Conv2d(Layer):
         initialise(self, (self.out_channels, channels, *self.kernel_size), rng)
         return (self.out_channels, *size)
 
-    def forward(self, x: np.ndarray, training: bool = False, *, relu: bool = False, pool: int = 1) -> np.ndarray:
+    def forward(
+        self,
+        x: np.ndarray,
+        training: bool = False,
+        *,
+        relu: bool = False,
+        pool: int = 1,
+        statistics: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Map (N, in_channels, H, W) to (N, out_channels, OH, OW).
 
-        `relu` and `pool` are for a model that fuses the ReLU and the max pooling behind.
+        The options are for a model that fuses what stands behind: a ReLU, a max pooling, and the sums of a batch norm,
+        which are written to `statistics` in training; see `functional.conv2d_forward`.
         """
         x = self._checked(x)
         weight, bias = self.params["weight"], self.params.get("bias")
@@ -79,6 +88,7 @@ class Conv2d(Layer):
             relu=relu,
             pool=pool,
             training=training,
+            statistics=statistics if training else None,
         )
         if training:
             self.keep(cache)

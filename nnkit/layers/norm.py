@@ -59,6 +59,7 @@ class BatchNorm(Layer):
         *,
         activation: str = "identity",
         addend: np.ndarray | None = None,
+        statistics: np.ndarray | None = None,
     ) -> np.ndarray:
         """Normalise (N, C) or (N, C, H, W); and what a model may fuse with it, see `functional.batch_norm_forward`."""
         x = self._checked(x)
@@ -75,6 +76,7 @@ class BatchNorm(Layer):
             eps=self.eps,
             activation=activation,
             addend=addend,
+            statistics=statistics,
             sum_over_ranks=self.sum_over_ranks,
         )
         if training:

@@ -153,7 +153,8 @@ class Model(Layer):
         Returns
         -------
         dict of str to str
-            From the layer's name to that of the layer that does its work, or "the sum" of a `Residual`.
+            From the layer's name to that of the layer that does its work, or "the sum" of a `Residual`; from a batch
+            norm's to that of the convolution that makes its statistics.
         """
         return {}
 

@@ -6,11 +6,15 @@ and subclasses, whose `forward` may be anything, run as they are.
 
 A fused step has one of its layers run everything, with an option that says what else to do; what is kept for the way
 back is kept there. So there is nothing here that `forget`, pickling or a changed `model.layers` would have to know.
+
+A batch norm behind a convolution stays a step of its own, but its sums are made by the convolution, while the outputs
+are at hand: they share an array for them. That is the only fusion that changes bits, for sums are in another order.
 """
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,11 +51,15 @@ def disabled() -> Iterator[None]:
 
 
 class Fused(NamedTuple):
-    """Neighbouring layers of which one, `runner`, does the work of all when its `forward` is given `options`."""
+    """Neighbouring layers of which one, `runner`, does the work of all when its `forward` is given `options`.
+
+    `source` is the convolution that makes a batch norm's statistics.
+    """
 
     layers: tuple[Layer, ...]
     runner: Layer
     options: dict[str, Any]
+    source: Layer | None = None
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         """Compute what the layers would, one after the other."""
@@ -141,9 +149,10 @@ def fuse(layers: Iterable[Layer]) -> list[Step]:
     if not enabled:
         return [*waiting]
     steps: list[Step] = []
-    for part, make in _matches(tuple(map(type, waiting))):
+    types = tuple(map(type, waiting))
+    for part, make in _matches(types):
         steps += waiting[part] if make is None else make(*waiting[part])
-    return steps
+    return _share_statistics(steps) if BatchNorm in types else steps
 
 
 @functools.lru_cache
@@ -163,12 +172,30 @@ def _matches(types: tuple[type[Layer], ...]) -> list[tuple[slice, Callable[..., 
     return parts
 
 
+def _share_statistics(steps: list[Step]) -> list[Step]:
+    """Have convolutions make the statistics of the batch norms behind them."""
+    shared = list(steps)
+    for place, (before, after) in enumerate(pairwise(map(_as_fused, steps))):
+        conv, norm = before.runner, after.runner
+        if type(conv) is Conv2d and type(norm) is BatchNorm:
+            statistics = {"statistics": np.zeros((2, conv.out_channels), conv.dtype)}
+            shared[place] = before._replace(options=before.options | statistics)
+            shared[place + 1] = after._replace(options=after.options | statistics, source=conv)
+    return shared
+
+
+def _as_fused(step: Step) -> Fused:
+    return step if isinstance(step, Fused) else Fused((step,), step, {})
+
+
 def fused(steps: Iterable[Step]) -> dict[str, str]:
     """Return, by name, which layers run as a part of which other one; see `Model.fused`."""
     names: dict[str, str] = {}
     for step in steps:
         if isinstance(step, Fused):
             names |= {layer.name: step.runner.name for layer in step.layers if layer is not step.runner}
+            if step.source is not None:
+                names[step.runner.name] = step.source.name
         elif isinstance(step, Model):
             names |= step.fused()
     return names
@@ -245,18 +272,20 @@ class NormSum(Sum):
 
     Parameters
     ----------
-    norm : BatchNorm
+    step : Fused
+        The batch norm alone, with its statistics if they are made elsewhere.
     activation : ReLU or None
     """
 
-    def __init__(self, norm: BatchNorm, activation: Layer | None) -> None:
+    def __init__(self, step: Fused, activation: Layer | None) -> None:
         super().__init__(activation)
-        self.norm = norm
+        assert isinstance(step.runner, BatchNorm)
+        self.step, self.norm = step, step.runner
 
     def forward(self, main: np.ndarray, around: np.ndarray, training: bool) -> np.ndarray:
         """Normalise the main way, add the other and rectify."""
         activation = "identity" if self.activation is None else "relu"
-        return self.norm.forward(main, training, activation=activation, addend=around)
+        return self.norm.forward(main, training, activation=activation, addend=around, **self.step.options)
 
     def backward(self, dout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the gradients of both ways."""
@@ -264,7 +293,8 @@ class NormSum(Sum):
 
     def fused(self) -> dict[str, str]:
         """Return which layers run as a part of another one."""
-        return {} if self.activation is None else {self.activation.name: self.norm.name}
+        activation = {} if self.activation is None else {self.activation.name: self.norm.name}
+        return fused([self.step]) | activation
 
 
 def fuse_sum(main: Iterable[Layer], activation: Layer | None) -> tuple[list[Step], Sum]:
@@ -282,9 +312,10 @@ def fuse_sum(main: Iterable[Layer], activation: Layer | None) -> tuple[list[Step
         What runs on the main way before both ways meet.
     end : Sum
     """
-    *before, last = main
+    layers = list(main)
+    steps = fuse(layers)
     if not enabled or type(activation) not in (ReLU, type(None)):
-        return fuse([*before, last]), Sum(activation)
-    if type(last) is BatchNorm:
-        return fuse(before), NormSum(last, activation)
-    return fuse([*before, last]), Sum(None) if activation is None else ReLUSum(activation)
+        return steps, Sum(activation)
+    if type(layers[-1]) is BatchNorm:
+        return steps[:-1], NormSum(_as_fused(steps[-1]), activation)
+    return steps, Sum(None) if activation is None else ReLUSum(activation)

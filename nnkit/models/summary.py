@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from nnkit import _ext
 from nnkit.functional.conv import get_conv_algorithm
-from nnkit.layers import Conv2d, Layer
+from nnkit.layers import BatchNorm, Conv2d, Layer
 from nnkit.layers.conv import short
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _input_gradients(layer: Layer, wanted: bool = False) -> set[Layer]:
 def _runs(leaf: Layer, runner: str | None, input_gradient: bool) -> str:
     """Say how a layer runs: as a part of another one, or by which algorithms."""
     if runner is not None:
-        return f"fused into {runner}"
+        return f"statistics from {runner}" if isinstance(leaf, BatchNorm) else f"fused into {runner}"
     if not isinstance(leaf, Conv2d):
         return ""
     assert leaf.input_shape is not None

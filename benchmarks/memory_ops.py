@@ -272,6 +272,12 @@ PASSES = (
         lambda t, a: torch_update(t, a, "SGD", momentum=0.9),
     ),
     Pass(
+        "AdaGrad",
+        "params grads v params v",
+        lambda k, a: (k.rmsprop_step, a.params, a.grads, a.v, None, 1e-3, 1.0, 1.0, 1e-10, 0.0, 0.0),
+        lambda t, a: torch_update(t, a, "Adagrad"),
+    ),
+    Pass(
         "Adam",
         "params grads m v params m v",
         lambda k, a: (k.adam_step, a.params, a.grads, a.m, a.v, 10, 1e-3, 0.9, 0.999, 1e-8, 0.0, False),

@@ -147,6 +147,8 @@ def test_augment_is_validated(options, message):
         (True, {}, "batch_size"),
         (4, {"start": -1}, "start"),
         (4, {"seed": -1}, "seed"),
+        (4, {"shard": (2, 2)}, "shard: rank: expected a whole number from 0 to 1, got 2"),
+        (4, {"shard": (0, 0)}, "shard: ranks: expected a whole number >= 1, got 0"),
         (4, {"dtype": np.int32}, "dtype: expected float32 or float64, got int32"),
         (4, {"normalize": ([1, 2], 1)}, "3 channels"),
         (4, {"normalize": (np.nan, 1)}, "finite"),

@@ -847,6 +847,20 @@ def test_sgd_step(kernels, dtype, threads, size, rng):
 
 @needs_compiled
 @pytest.mark.parametrize("size", [1, 17, 100_003])
+def test_rmsprop_step(kernels, dtype, threads, size, rng):
+    for keep, add, momentum, decay in [(0.99, 0.01, 0.0, 0.0), (0.9, 0.1, 0.9, 0.1), (1.0, 1.0, 0.0, 0.1)]:
+        params, grads, squares, velocity = normal(rng, (4, size), dtype)
+        squares = np.abs(squares)
+        expected = [array.copy() for array in (params, squares, velocity)]
+        options = (0.01, keep, add, 1e-8, momentum, decay)
+        kernels.rmsprop_step(params, grads, squares, velocity if momentum else None, *options)
+        reference.rmsprop_step(expected[0], grads, expected[1], expected[2] if momentum else None, *options)
+        for ours, theirs in zip((params, squares, velocity), expected, strict=True):
+            agree(ours, theirs, dtype)
+
+
+@needs_compiled
+@pytest.mark.parametrize("size", [1, 17, 100_003])
 def test_adam_step(kernels, dtype, threads, size, rng):
     for step, decay, decoupled in [(1, 0.0, False), (7, 0.1, False), (1000, 0.1, True)]:
         params, grads, m, v = normal(rng, (4, size), dtype)
@@ -1345,6 +1359,8 @@ class TestWrongArguments:
             lambda: kernels.add(x, x, short),
             lambda: kernels.sgd_step(x, short, None, 0.1, 0, 0, False),
             lambda: kernels.sgd_step(x, x, short, 0.1, 0.9, 0, False),
+            lambda: kernels.rmsprop_step(x, x, short, None, 0.1, 1, 1, 1e-8, 0, 0),
+            lambda: kernels.rmsprop_step(x, x, x, short, 0.1, 1, 1, 1e-8, 0.9, 0),
             lambda: kernels.adam_step(x, x, x, short, 1, 0.1, 0.9, 0.99, 1e-8, 0, False),
             lambda: kernels.relu_forward(np.ones(10, np.float32)[::2], x),
         ]:

@@ -76,6 +76,9 @@ cdef extern from "kernels.h" nogil:
                                        double smoothing, double scale, void *dscores) noexcept nogil
         void (*sgd_step)(void *params, const void *grads, void *velocity, Py_ssize_t size, double lr, double momentum,
                          double weight_decay, int nesterov) noexcept nogil
+        void (*rmsprop_step)(void *params, const void *grads, void *squares, void *velocity, Py_ssize_t size, double lr,
+                             double keep, double add, double eps, double momentum,
+                             double weight_decay) noexcept nogil
         void (*adam_step)(void *params, const void *grads, void *m, void *v, Py_ssize_t size, double step, double lr,
                           double beta1, double beta2, double eps, double weight_decay, int decoupled) noexcept nogil
         nnkit_later *(*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,
@@ -614,6 +617,18 @@ cdef class KernelSet:
         check_sizes(size, grads.shape[0], size if velocity is None else velocity.shape[0])
         with nogil:
             table.sgd_step(&params[0], &grads[0], state, size, lr, momentum, weight_decay, nesterov)
+
+    def rmsprop_step(self, floating[::1] params not None, const floating[::1] grads not None,
+                     floating[::1] squares not None, floating[::1] velocity, double lr, double keep, double add,
+                     double eps, double momentum, double weight_decay):
+        cdef const nnkit_table *table = &self.tables[floating is double]
+        cdef Py_ssize_t size = params.shape[0]
+        cdef void *state = &velocity[0] if velocity is not None else NULL
+        check_sizes(size, grads.shape[0], squares.shape[0])
+        check_sizes(size, size, size if velocity is None else velocity.shape[0])
+        with nogil:
+            table.rmsprop_step(&params[0], &grads[0], &squares[0], state, size, lr, keep, add, eps, momentum,
+                               weight_decay)
 
     def adam_step(self, floating[::1] params not None, const floating[::1] grads not None, floating[::1] m not None,
                   floating[::1] v not None, double step, double lr, double beta1, double beta2, double eps,

@@ -69,6 +69,8 @@ typedef struct {
                                    double scale, void *dscores);
     void (*sgd_step)(void *params, const void *grads, void *velocity, ptrdiff_t size, double lr, double momentum,
                      double weight_decay, int nesterov);
+    void (*rmsprop_step)(void *params, const void *grads, void *squares, void *velocity, ptrdiff_t size, double lr,
+                         double keep, double add, double eps, double momentum, double weight_decay);
     void (*adam_step)(void *params, const void *grads, void *m, void *v, ptrdiff_t size, double step, double lr,
                       double beta1, double beta2, double eps, double weight_decay, int decoupled);
     nnkit_later *(*augment)(const nnkit_window *w, const void *images, int image_bytes, const int64_t *indices,

@@ -34,4 +34,4 @@
     tanh_forward_##type, relu_backward_##type, gelu_backward_##type, gelu_tanh_backward_##type, \
     silu_backward_##type, sigmoid_backward_##type, tanh_backward_##type, add_##type, add_relu_##type, \
     cross_entropy_forward_##type, cross_entropy_backward_##type, \
-    sgd_step_##type, adam_step_##type, augment_##type, transpose_images_##type }
+    sgd_step_##type, rmsprop_step_##type, adam_step_##type, augment_##type, transpose_images_##type }

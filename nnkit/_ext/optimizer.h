@@ -10,10 +10,10 @@ INLINE real FN(root)(real x)
 }
 
 typedef struct {
-    real *params, *velocity, *m, *v;
+    real *params, *velocity, *m, *v, *squares;
     const real *grads;
     ptrdiff_t size;
-    real lr, momentum, weight_decay, beta1, beta2, eps, shrink, correction;
+    real lr, momentum, weight_decay, beta1, beta2, eps, shrink, correction, keep, add;
     int nesterov;
 } FN(update);
 
@@ -44,6 +44,31 @@ KERNEL void FN(sgd_step)(void *params, const void *grads, void *velocity, ptrdif
     FN(update) u = {.params = params, .grads = grads, .velocity = velocity, .size = size, .lr = (real)lr,
                     .momentum = (real)momentum, .weight_decay = (real)weight_decay, .nesterov = nesterov};
     nnkit_parallel(nnkit_threads_for(0.2 * size), CEIL_DIV(size, CHUNK), FN(sgd_task), &u);
+}
+
+KERNEL void FN(rmsprop_task)(void *job, ptrdiff_t index, int thread)
+{
+    (void)thread;
+    const FN(update) u = *(const FN(update) *)job;
+    ptrdiff_t end = MIN((index + 1) * CHUNK, u.size);
+    INDEPENDENT
+    for (ptrdiff_t i = index * CHUNK; i < end; i++) {
+        real g = u.grads[i] + u.weight_decay * u.params[i], square = u.keep * u.squares[i] + u.add * g * g;
+        real d = g / (FN(root)(square) + u.eps);
+        u.squares[i] = square;
+        if (u.velocity)
+            u.velocity[i] = d = u.momentum * u.velocity[i] + d;
+        u.params[i] -= u.lr * d;
+    }
+}
+
+KERNEL void FN(rmsprop_step)(void *params, const void *grads, void *squares, void *velocity, ptrdiff_t size, double lr,
+                             double keep, double add, double eps, double momentum, double weight_decay)
+{
+    FN(update) u = {.params = params, .grads = grads, .squares = squares, .velocity = velocity, .size = size,
+                    .lr = (real)lr, .keep = (real)keep, .add = (real)add, .eps = (real)eps,
+                    .momentum = (real)momentum, .weight_decay = (real)weight_decay};
+    nnkit_parallel(nnkit_threads_for(0.3 * size), CEIL_DIV(size, CHUNK), FN(rmsprop_task), &u);
 }
 
 KERNEL void FN(adam_task)(void *job, ptrdiff_t index, int thread)

@@ -288,6 +288,22 @@ def sgd_step(params, grads, velocity, lr, momentum, weight_decay, nesterov):
     params -= lr * d
 
 
+def rmsprop_step(params, grads, squares, velocity, lr, keep, add, eps, momentum, weight_decay):
+    """One step of RMSProp or, where all squares are kept, AdaGrad, in place; all 1-D.
+
+    `squares = keep * squares + add * d * d`; velocity is None when momentum is 0.
+    """
+    d = grads + weight_decay * params if weight_decay else grads
+    squares *= keep
+    squares += add * d * d
+    step = d / (np.sqrt(squares) + eps)
+    if velocity is not None:
+        velocity *= momentum
+        velocity += step
+        step = velocity
+    params -= lr * step
+
+
 def adam_step(params, grads, m, v, step, lr, beta1, beta2, eps, weight_decay, decoupled):
     """One step of Adam (weight decay added to the gradient) or, with `decoupled`, AdamW, in place; all 1-D.
 

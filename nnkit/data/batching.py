@@ -130,6 +130,8 @@ def batches(
     for name, value in {"seed": seed, "epoch": epoch, "start": start}.items():
         whole_number(name, value, 0)
     whole_number("stride", stride, 1)
+    ranks = whole_number("shard: ranks", shard[1], 1)
+    whole_number("shard: rank", shard[0], 0, ranks - 1)
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise UsageError(f"dtype: expected float32 or float64, got {dtype}")

@@ -4,7 +4,7 @@ import fnmatch
 import math
 from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,6 @@ class Optimizer:
     """
 
     state_names: tuple[str, ...] = ()
-    _block: ClassVar[int | None] = 1 << 15  # elements at a time, so that a rule's temporaries stay in the cache
 
     def __init__(self, lr: float, weight_decay: float = 0.0, groups: Sequence[Mapping[str, Any]] = ()) -> None:
         check_at_least_zero(lr=lr, weight_decay=weight_decay)
@@ -109,12 +108,9 @@ class Optimizer:
                 array.fill(self._state_start(name))
         self.steps += 1
         for start, stop, lr_scale, weight_decay in self._ranges:
-            end = params.size if stop is None else stop
-            block = self._block or max(end - start, 1)
-            for first in range(start, end, block):
-                part = slice(first, min(first + block, end))
-                state = {name: array[part] for name, array in self.state.items()}
-                self._update(params[part], grads[part], state, self.lr * lr_scale, weight_decay)
+            part = slice(start, stop)
+            state = {name: array[part] for name, array in self.state.items()}
+            self._update(params[part], grads[part], state, self.lr * lr_scale, weight_decay)
 
     def config(self) -> dict[str, Any]:
         """Return the settings.

@@ -1,7 +1,7 @@
 """The rules: how a gradient becomes a step. Formulas and defaults are PyTorch's (but SGD's rate, 0.001 there).
 
-In all of them g is the gradient, p the parameters and lr the rate. SGD and Adam are fused kernels; the same rules in
-plain NumPy are `sgd_step` and `adam_step` in `nnkit/_ext/reference.py`.
+In all of them g is the gradient, p the parameters and lr the rate. Each is a kernel, one pass over everything; the same
+rules in plain NumPy are `sgd_step`, `rmsprop_step` and `adam_step` in `nnkit/_ext/reference.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,8 +45,6 @@ class SGD(Optimizer):
     >>> p
     array([0.125])
     """
-
-    _block = None
 
     def __init__(
         self,
@@ -120,17 +118,9 @@ class RMSProp(Optimizer):
         self.state_names = ("mean_square", "velocity") if momentum else ("mean_square",)
 
     def _update(self, params: np.ndarray, grads: np.ndarray, state: State, lr: float, weight_decay: float) -> None:
-        g = grads + weight_decay * params if weight_decay else grads
-        mean_square = state["mean_square"]
-        mean_square *= self.alpha
-        mean_square += (1 - self.alpha) * g * g
-        d = g / (np.sqrt(mean_square) + self.eps)
-        if self.momentum:
-            velocity = state["velocity"]
-            velocity *= self.momentum
-            velocity += d
-            d = velocity
-        params -= lr * d
+        squares, velocity = state["mean_square"], state.get("velocity")
+        kept = self.alpha, 1 - self.alpha
+        kernels.rmsprop_step(params, grads, squares, velocity, lr, *kept, self.eps, self.momentum, weight_decay)
 
     def _own_settings(self) -> dict[str, Any]:
         return {"alpha": self.alpha, "eps": self.eps, "momentum": self.momentum}
@@ -186,11 +176,8 @@ class AdaGrad(Optimizer):
         self.lr_decay, self.eps, self.initial_accumulator = float(lr_decay), float(eps), float(initial_accumulator)
 
     def _update(self, params: np.ndarray, grads: np.ndarray, state: State, lr: float, weight_decay: float) -> None:
-        g = grads + weight_decay * params if weight_decay else grads
-        square_sum = state["square_sum"]
-        square_sum += g * g
         rate = lr / (1 + (self.steps - 1) * self.lr_decay)
-        params -= rate * g / (np.sqrt(square_sum) + self.eps)
+        kernels.rmsprop_step(params, grads, state["square_sum"], None, rate, 1, 1, self.eps, 0, weight_decay)
 
     def _state_start(self, name: str) -> float:
         return self.initial_accumulator
@@ -231,7 +218,6 @@ class Adam(Optimizer):
     """
 
     state_names = ("m", "v")
-    _block = None
     _decoupled = False
 
     def __init__(

@@ -83,3 +83,20 @@ def test_an_unknown_algorithm_is_refused():
 def test_bad_arguments(x, weight, options, message):
     with pytest.raises(ValueError, match=message):
         fn.conv2d_forward(np.ones(x), np.ones(weight), **options)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_statistics_are_those_of_what_is_returned(rng, pool):
+    statistics = np.empty((2, 4))
+    out, _ = fn.conv2d_forward(
+        rng.normal(size=(2, 3, 7, 7)), rng.normal(size=(4, 3, 3, 3)), pool=pool, statistics=statistics
+    )
+    np.testing.assert_allclose(statistics, [out.mean(axis=(0, 2, 3)), out.var(axis=(0, 2, 3))], rtol=1e-9)
+
+
+@pytest.mark.parametrize("wrong", [np.empty((2, 5)), np.empty((4, 2)), np.empty((2, 4), np.float32), [[0.0] * 4] * 2])
+def test_statistics_must_fit(rng, wrong):
+    with pytest.raises(
+        ValueError, match=r"conv2d: expected statistics to be a writable C-contiguous float64 array \(2, 4\)"
+    ):
+        fn.conv2d_forward(rng.normal(size=(2, 3, 7, 7)), rng.normal(size=(4, 3, 3, 3)), statistics=wrong)

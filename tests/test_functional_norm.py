@@ -76,3 +76,22 @@ def test_bad_arguments():
         fn.group_norm_forward(np.ones((4, 3)), one, one, 2)
     with pytest.raises(ValueError, match=r"divides 3 channels, got 3\.0"):
         fn.group_norm_forward(np.ones((4, 3)), one, one, 3.0)
+
+
+def test_batch_norm_takes_statistics_that_are_given(rng):
+    x, weight, bias = rng.normal(size=(5, 3)), rng.normal(size=3), rng.normal(size=3)
+    statistics, running = np.array([[1.0, 2.0, 3.0], [4.0, 1.0, 9.0]]), (np.zeros(3), np.ones(3))
+    out, cache = fn.batch_norm_forward(x, weight, bias, *running, training=True, eps=1e-12, statistics=statistics)
+    np.testing.assert_allclose(out, (x - [1, 2, 3]) / [2, 1, 3] * weight + bias, rtol=1e-9)
+    np.testing.assert_allclose(running[0], [0.1, 0.2, 0.3])
+    np.testing.assert_allclose(running[1], [0.9 + 0.1 * 5, 0.9 + 0.1 * 1.25, 0.9 + 0.1 * 11.25])
+    expected = fn.batch_norm_backward(x, cache)[0].copy()
+    statistics[:] = 77  # for the next batch
+    np.testing.assert_array_equal(fn.batch_norm_backward(x, cache)[0], expected)
+    evaluated = [
+        fn.batch_norm_forward(x, weight, bias, *running, training=False, **s)[0]
+        for s in ({}, {"statistics": statistics})
+    ]
+    np.testing.assert_array_equal(*evaluated)
+    with pytest.raises(ValueError, match=r"expected statistics of shape \(2, 3\), got \(3, 2\)"):
+        fn.batch_norm_forward(x, weight, bias, *running, training=True, statistics=statistics.reshape(3, 2))

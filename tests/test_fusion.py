@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from nnkit import _ext
+from nnkit import _ext, functional
 from nnkit._ext import memory
 from nnkit.layers import GELU, BatchNorm, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, ReLU, SiLU
 from nnkit.models import Residual, Sequential, fusion
@@ -147,9 +147,38 @@ def test_statistics_of_an_empty_part_of_a_batch():
     """Of several processes, some may have no image of a batch."""
     model = Sequential(conv(), BatchNorm(), ReLU())
     model.build(IMAGES)
-    model.layers["1"].sum_over_ranks = lambda moments: np.add(moments, 4.0, out=moments)
+    sums = []
+    model.layers["1"].sum_over_ranks = lambda moments: sums.append(moments.copy()) or np.add(moments, 4.0, out=moments)
     out = model.forward(np.empty((0, *IMAGES), np.float32), training=True)
     assert out.shape == (0, 5, 9, 8)
+    assert len(sums) == 1
+    assert (sums[0] == 0).all()
+
+
+def test_norms_use_the_statistics_that_they_get(monkeypatch):
+    model = Sequential(conv(), BatchNorm(), ReLU(), block(conv(), BatchNorm(), activation=ReLU()))
+    model.build(IMAGES)
+    x = np.random.default_rng(0).normal(size=(3, *IMAGES)).astype(np.float32)
+    expected = model.forward(x, training=True)
+    model.forget()
+    monkeypatch.setattr(functional.norm, "_statistics", None)  # the pass over all outputs
+    np.testing.assert_array_equal(model.forward(x, training=True), expected)
+    with fusion.disabled(), pytest.raises(TypeError):
+        model.forward(x, training=True)
+
+
+@pytest.mark.parametrize("size", [13, 15, 31, 7])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_statistics_of_an_odd_map_that_is_pooled(size, dtype):
+    """Its last row and column are in no window, and so in no tile."""
+    model, plain = (Sequential(conv(32), ReLU(), MaxPool2d(2), BatchNorm()) for _ in range(2))
+    for one in (model, plain):
+        one.build((32, size, size), 0, dtype)
+    x = np.random.default_rng(0).normal(size=(32, 32, size, size)).astype(dtype)
+    out = model.forward(x, training=True)
+    with fusion.disabled():
+        expected = plain.forward(x, training=True)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-4 if dtype is np.float32 else 1e-12)
 
 
 @pytest.mark.parametrize(

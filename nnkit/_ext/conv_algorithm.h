@@ -82,8 +82,9 @@ KERNEL int FN(convolve_pool_forward)(const nnkit_window *w, int algorithm, const
         return FN(convolve_filtered_rows)(w, x, weight, bias, relu, NULL, pool, NULL);
     if (pool->w->kernel_y != 2)
         return 1;
-    return FN(convolve_winograd)(w, algorithm == NNKIT_WINOGRAD2 ? 2 : 4, x, weight, bias, relu, pool->out, pool,
-                                 moments, 0);
+    if (algorithm == NNKIT_WINOGRAD2)  /* a tile has a single window, too little to guess a mean from */
+        return FN(convolve_winograd)(w, 2, x, weight, bias, relu, pool->out, pool, NULL, 0);
+    return FN(convolve_winograd)(w, 4, x, weight, bias, relu, pool->out, pool, moments, 0);
 }
 
 /* Some algorithms make the statistics on the way; for the others, they are made here of all outputs. */

@@ -86,9 +86,9 @@ KERNEL void FN(measure_part)(const FN(moments) *m, ptrdiff_t part, const real *x
 
 typedef struct {                                   /* the sums of LANES columns in registers */
     vec guess, sum, squares;
-} FN(running);
+} FN(register_sums);
 
-INLINE void FN(add_to_running)(FN(running) *r, vec row)
+INLINE void FN(add_row)(FN(register_sums) *r, vec row)
 {
     vec offset = row - r->guess;
     r->sum += offset, r->squares += offset * offset;
@@ -96,7 +96,7 @@ INLINE void FN(add_to_running)(FN(running) *r, vec row)
 
 /* Columns of a part that was summed in registers. */
 INLINE void FN(store_part)(const FN(moments) *m, ptrdiff_t part, ptrdiff_t column, ptrdiff_t count,
-                           const FN(running) *r)
+                           const FN(register_sums) *r)
 {
     double *place = m->sums + part * 3 * m->columns + column;
     for (ptrdiff_t c = 0; c < count; c++)

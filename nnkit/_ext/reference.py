@@ -291,7 +291,8 @@ def sgd_step(params, grads, velocity, lr, momentum, weight_decay, nesterov):
 def rmsprop_step(params, grads, squares, velocity, lr, keep, add, eps, momentum, weight_decay):
     """One step of RMSProp or, where all squares are kept, AdaGrad, in place; all 1-D.
 
-    `squares = keep * squares + add * d * d`; velocity is None when momentum is 0.
+    `squares = keep * squares + add * d * d; velocity = momentum * velocity + d / (sqrt(squares) + eps);`
+    `params -= lr * velocity`, with `d = grads + weight_decay * params`; velocity is None when momentum is 0.
     """
     d = grads + weight_decay * params if weight_decay else grads
     squares *= keep

@@ -178,33 +178,33 @@ INLINE void FN(store_codes)(int m, const FN(tiling) *t, const FN(integers) *code
 }
 
 /* The sum of m x m outputs' distances to `guess`, and of their squares; only of those in the image. */
-INLINE FN(running) FN(sum_tile)(int m, const vec *y, ptrdiff_t rows, ptrdiff_t columns, vec guess)
+INLINE FN(register_sums) FN(sum_tile)(int m, const vec *y, ptrdiff_t rows, ptrdiff_t columns, vec guess)
 {
     const int whole = rows >= m && columns >= m;
-    FN(running) sums = {.guess = guess};
+    FN(register_sums) sums = {.guess = guess};
     UNROLL
     for (int i = 0; i < m; i++)
         UNROLL
         for (int j = 0; j < m; j++)
             if (whole || (i < rows && j < columns))
-                FN(add_to_running)(&sums, y[i * m + j]);
+                FN(add_row)(&sums, y[i * m + j]);
     return sums;
 }
 
 /* Let a tile take part in the moments; the first one's mean is what all guess. */
-INLINE void FN(measure_tile)(int m, const vec *y, ptrdiff_t rows, ptrdiff_t columns, int first, FN(running) *running)
+INLINE void FN(measure_tile)(int m, const vec *y, ptrdiff_t rows, ptrdiff_t columns, int first, FN(register_sums) *totals)
 {
     if (first) {
-        FN(running) sums = FN(sum_tile)(m, y, rows, columns, (vec){0});
-        *running = (FN(running)){.guess = sums.sum / (real)(MIN(m, rows) * MIN(m, columns))};
+        FN(register_sums) sums = FN(sum_tile)(m, y, rows, columns, (vec){0});
+        *totals = (FN(register_sums)){.guess = sums.sum / (real)(MIN(m, rows) * MIN(m, columns))};
     }
-    FN(running) sums = FN(sum_tile)(m, y, rows, columns, running->guess);
-    running->sum += sums.sum, running->squares += sums.squares;
+    FN(register_sums) sums = FN(sum_tile)(m, y, rows, columns, totals->guess);
+    totals->sum += sums.sum, totals->squares += sums.squares;
 }
 
 /* One vector of channels of one tile, from M to the output; `rows` and `columns` are left there. */
 INLINE void FN(scatter_channels)(int m, const FN(tiling) *t, const real *products, vec bias, ptrdiff_t rows,
-                                 ptrdiff_t columns, ptrdiff_t count, real *out, int first, FN(running) *running)
+                                 ptrdiff_t columns, ptrdiff_t count, real *out, int first, FN(register_sums) *totals)
 {
     vec sums[POINTS(4)], y[4 * 4];
     FN(integers) codes[2 * 2];
@@ -220,9 +220,9 @@ INLINE void FN(scatter_channels)(int m, const FN(tiling) *t, const real *product
         for (int i = 0; i < m * m; i++)
             y[i] = FN(rectify)(y[i]);
     if (t->moments && t->pool)
-        FN(measure_tile)(m / 2, y, rows, columns, first, running);
+        FN(measure_tile)(m / 2, y, rows, columns, first, totals);
     else if (t->moments)
-        FN(measure_tile)(m, y, rows, columns, first, running);
+        FN(measure_tile)(m, y, rows, columns, first, totals);
     if (!t->pool) {
         FN(store_outputs)(m, t, y, rows, columns, count, out);
         return;
@@ -233,12 +233,12 @@ INLINE void FN(scatter_channels)(int m, const FN(tiling) *t, const real *product
 }
 
 /* The moments of a block in one panel. */
-INLINE void FN(store_panel)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t block, ptrdiff_t outputs, ptrdiff_t width,
-                            const FN(running) *running)
+INLINE void FN(store_moments)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t block, ptrdiff_t outputs, ptrdiff_t width,
+                            const FN(register_sums) *totals)
 {
     for (ptrdiff_t c = 0; c < width; c += LANES)
         FN(store_part)(t->moments, block, panel * PANEL + MAX(MIN(c, width - LANES), 0), MIN(width, LANES),
-                       running + c / LANES);
+                       totals + c / LANES);
     if (panel == 0)
         t->moments->rows[block] = outputs;
 }
@@ -248,7 +248,7 @@ INLINE void FN(scatter)(int m, const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t b
                         const real *products)
 {
     ptrdiff_t width = MIN(PANEL, t->out_channels - panel * PANEL), side = t->pool ? 2 : 1, outputs = 0;
-    FN(running) running[2];
+    FN(register_sums) totals[2];
     real bias[PANEL] = {0};
     if (t->bias)
         memcpy(bias, t->bias + panel * PANEL, sizeof(real) * width);
@@ -261,11 +261,11 @@ INLINE void FN(scatter)(int m, const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t b
         for (ptrdiff_t c = 0; c < width; c += LANES) {
             ptrdiff_t at = MAX(MIN(c, width - LANES), 0);  /* as in `gather` */
             FN(scatter_channels)(m, t, products + at, FN(load)(bias + at), rows, columns, MIN(width, LANES), out + at,
-                                 i == 0, running + c / LANES);
+                                 i == 0, totals + c / LANES);
         }
     }
     if (t->moments)
-        FN(store_panel)(t, panel, block, outputs, width, running);
+        FN(store_moments)(t, panel, block, outputs, width, totals);
 }
 
 /* The nine taps of LANES columns of U at depth c and, on the way forward, at the next up to LANES depths: [depth][tap]
@@ -355,8 +355,9 @@ KERNEL void FN(winograd_task)(void *job, ptrdiff_t index, int thread)
     }
 }
 
-/* How the work is cut; nothing here depends on the number of threads. */
-KERNEL FN(tiling) FN(cut_tiles)(const nnkit_window *w, int m, int back)
+/* How the work is cut; nothing here depends on the number of threads. Of an odd map that is pooled by windows of `side`
+   outputs, there are no tiles that would give nothing but the last row or column. */
+KERNEL FN(tiling) FN(cut_tiles)(const nnkit_window *w, int m, ptrdiff_t side, int back)
 {
     enum { BLOCK_BYTES = 400 * 1024, LEAST = 24, MOST = 96, TASKS = 4 };
     FN(tiling) t = {.m = m, .height = w->height, .width = w->width, .depth = w->channels, .pad_y = w->pad_y,
@@ -368,7 +369,7 @@ KERNEL FN(tiling) FN(cut_tiles)(const nnkit_window *w, int m, int back)
         t.pad_y = 2 - w->pad_y, t.pad_x = 2 - w->pad_x;
     }
     t.pixel = t.depth;
-    t.tiles_y = CEIL_DIV(t.out_height, m), t.tiles_x = CEIL_DIV(t.out_width, m);
+    t.tiles_y = CEIL_DIV(t.out_height / side * side, m), t.tiles_x = CEIL_DIV(t.out_width / side * side, m);
     t.tiles = w->batch * t.tiles_y * t.tiles_x;
     t.panels = CEIL_DIV(t.out_channels, PANEL);
     t.by_panels = t.tiles < t.out_channels;
@@ -386,7 +387,7 @@ KERNEL FN(tiling) FN(cut_tiles)(const nnkit_window *w, int m, int back)
 KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, const real *weight, const real *bias,
                                  int relu, real *out, const FN(pooling) *pool, FN(moments) *moments, int back)
 {
-    FN(tiling) t = FN(cut_tiles)(w, m, back);
+    FN(tiling) t = FN(cut_tiles)(w, m, pool ? 2 : 1, back);
     ptrdiff_t blocks = CEIL_DIV(t.tiles, t.block), points = POINTS(m);
     int threads = nnkit_threads_for(NS_A_PRODUCT * points * t.tiles * t.depth * t.out_channels);
     size_t total = 0;

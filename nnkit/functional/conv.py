@@ -105,8 +105,9 @@ def conv2d_forward(
         Whether there will be a way back, for which the maxima's places are noted; without it, the cache of a pooled
         convolution is of no use.
     statistics : ndarray of shape (2, O), optional
-        Overwritten with the mean and the biased variance of each channel of the output, for `batch_norm_forward`. They
-        are summed up while the outputs are in the registers or a cache. Where there is no output, it stays as it is.
+        Overwritten with the mean and the biased variance of each channel of the output, for `batch_norm_forward`. Most
+        kernels sum them up while the outputs are in the registers or a cache. Where there is no output, it stays as it
+        is.
 
     Returns
     -------
@@ -148,7 +149,7 @@ def conv2d_forward(
         _arrays.destination("conv2d", "statistics", statistics, (2, shape[3]), nhwc.dtype)
     if pool == 1:
         out = memory.empty(shape, nhwc.dtype)
-        kernels.conv2d_forward(nhwc, weight, bias, out, *options, relu, statistics)
+        kernels.conv2d_forward(nhwc, weight, bias, out, *options, relu=relu, statistics=statistics)
     else:
         out, pooling = _pooled_forward(nhwc, weight, bias, shape, options, relu, pool, training, statistics)
     rectified = out if relu and pool == 1 else None
@@ -173,7 +174,8 @@ def _pooled_forward(
     out = memory.empty((n, *size, channels), nhwc.dtype)
     codes = memory.empty(out.shape, np.uint8) if training else None
     stride, pad, algorithm = options
-    if not kernels.conv2d_pool_forward(nhwc, weight, bias, out, codes, stride, pad, pool, algorithm, relu, statistics):
+    extra = {"relu": relu, "statistics": statistics}
+    if not kernels.conv2d_pool_forward(nhwc, weight, bias, out, codes, stride, pad, pool, algorithm, **extra):
         maps = memory.empty(shape, nhwc.dtype)
         kernels.conv2d_forward(nhwc, weight, bias, maps, *options)
         kernels.max_pool2d_forward(maps, out, codes, window, window, padding, relu)

@@ -95,7 +95,7 @@ def batch_norm_forward(
     if addend is not None:
         addend = _addend(addend, x)
     if statistics is not None:
-        statistics = np.ascontiguousarray(statistics, x.dtype)
+        statistics = np.array(statistics, x.dtype)  # a copy: the way back will need it, and it may be written anew
         _arrays.check_shape("batch_norm", "statistics", statistics, (2, *per_channel))
     if training:
         total = rows.shape[0]

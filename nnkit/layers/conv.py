@@ -74,7 +74,7 @@ class Conv2d(Layer):
         """Map (N, in_channels, H, W) to (N, out_channels, OH, OW).
 
         The options are for a model that fuses what stands behind: a ReLU, a max pooling, and the sums of a batch norm,
-        which are written to `statistics` in training; see `functional.conv2d_forward`.
+        which are written to `statistics`; see `functional.conv2d_forward`.
         """
         x = self._checked(x)
         weight, bias = self.params["weight"], self.params.get("bias")
@@ -88,7 +88,7 @@ class Conv2d(Layer):
             relu=relu,
             pool=pool,
             training=training,
-            statistics=statistics if training else None,
+            statistics=statistics,
         )
         if training:
             self.keep(cache)

@@ -81,7 +81,7 @@ class Sequential(Model):
         return f"Sequential({', '.join(f'{name}: {layer!r}' for name, layer in self.layers.items())})"
 
     def _forward(self, x: np.ndarray, training: bool) -> np.ndarray:
-        steps = fusion.fuse(self.layers.values())
+        steps = fusion.fuse(self.layers.values(), training)
         if training:
             self.keep(steps)
         return fusion.forward(steps, x, training)
@@ -170,7 +170,7 @@ class Residual(Model):
         return f"Residual({self.main!r}, shortcut={self.shortcut!r}, activation={self.activation!r})"
 
     def _forward(self, x: np.ndarray, training: bool) -> np.ndarray:
-        steps, end = self._plan()
+        steps, end = self._plan(training)
         if training:
             self.keep((steps, end))
         around = x if self.shortcut is None else self.shortcut.forward(x, training)
@@ -184,9 +184,9 @@ class Residual(Model):
         own = not np.may_share_memory(dx, dmain)  # a dropout of 0, say, hands dout on
         return functional.add_forward(dx, around, overwrite_a=own)[0]
 
-    def _plan(self) -> tuple[list[fusion.Step], fusion.Sum]:
+    def _plan(self, training: bool = True) -> tuple[list[fusion.Step], fusion.Sum]:
         main = self.main.layers.values() if type(self.main) is Sequential else [self.main]
-        return fusion.fuse_sum(main, self.activation)
+        return fusion.fuse_sum(main, self.activation, training)
 
     def _steps(self) -> tuple[list[fusion.Step], fusion.Sum]:
         """Return the steps of the forward pass, once; without one, the layers, which will say that it is missing."""

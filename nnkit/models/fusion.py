@@ -1,4 +1,4 @@
-"""Which neighbouring layers run as one: fewer passes over memory, the same numbers.
+"""Which neighbouring layers run as one: fewer passes over memory for the same results.
 
 Most layers between two convolutions do little arithmetic for every number that they fetch and store. Where two of them
 stand next to each other in a `Sequential`, a rule below may have one kernel do the work of both. Layers on their own,
@@ -134,12 +134,14 @@ _RULES: list[tuple[tuple[type[Layer], ...], Callable[..., list[Step]]]] = [
 ]
 
 
-def fuse(layers: Iterable[Layer]) -> list[Step]:
+def fuse(layers: Iterable[Layer], training: bool = True) -> list[Step]:
     """Plan how a row of layers runs: some on their own, some as one.
 
     Parameters
     ----------
     layers : iterable of Layer
+    training : bool, default True
+        In evaluation, no batch norm needs a batch's statistics.
 
     Returns
     -------
@@ -152,7 +154,7 @@ def fuse(layers: Iterable[Layer]) -> list[Step]:
     types = tuple(map(type, waiting))
     for part, make in _matches(types):
         steps += waiting[part] if make is None else make(*waiting[part])
-    return _share_statistics(steps) if BatchNorm in types else steps
+    return _share_statistics(steps) if training and BatchNorm in types else steps
 
 
 @functools.lru_cache
@@ -297,7 +299,7 @@ class NormSum(Sum):
         return fused([self.step]) | activation
 
 
-def fuse_sum(main: Iterable[Layer], activation: Layer | None) -> tuple[list[Step], Sum]:
+def fuse_sum(main: Iterable[Layer], activation: Layer | None, training: bool = True) -> tuple[list[Step], Sum]:
     """Plan how a `Residual` runs.
 
     Parameters
@@ -305,6 +307,7 @@ def fuse_sum(main: Iterable[Layer], activation: Layer | None) -> tuple[list[Step
     main : iterable of Layer
         The layers of the main way.
     activation : Layer or None
+    training : bool, default True
 
     Returns
     -------
@@ -313,7 +316,7 @@ def fuse_sum(main: Iterable[Layer], activation: Layer | None) -> tuple[list[Step
     end : Sum
     """
     layers = list(main)
-    steps = fuse(layers)
+    steps = fuse(layers, training)
     if not enabled or type(activation) not in (ReLU, type(None)):
         return steps, Sum(activation)
     if type(layers[-1]) is BatchNorm:

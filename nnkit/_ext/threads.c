@@ -24,8 +24,8 @@
 #include "kernels.h"
 
 #define WORTH_A_TEAM 5e3   /* nanoseconds of work */
-#define SPINNING 200e3     /* how long a helper spins: Python between two kernels takes less */
-#define PATIENCE 50e3      /* how long the thread spins for its helpers' last tasks; asleep, it leaves them its core */
+#define SPINNING 1e6       /* how long a helper spins: Python between two kernels takes less, on slow machines, too */
+#define PATIENCE 200e3     /* how long the thread spins for its helpers' last tasks; asleep, it leaves them its core */
 #define AWAY 200e3         /* a thread that is away for so long has given its core to another one */
 #define CAUTION 20e6       /* how long there is no spinning then */
 #define CLOSED (1u << 30)

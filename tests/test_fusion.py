@@ -337,14 +337,17 @@ def test_layers_run_by_hand_and_a_model_taken_back():
     np.testing.assert_array_equal(model.backward(out), dx)
 
 
-def test_a_plan_costs_microseconds():
-    layers = [layer for _ in range(10) for layer in (Conv2d(3, 3), BatchNorm(), ReLU())]
-    times = []
+def test_a_plan_is_a_small_part_of_even_the_smallest_pass():
+    layers = [layer for _ in range(10) for layer in (Conv2d(3, 3, padding=1), BatchNorm(), ReLU())]
+    model = Sequential(*layers)
+    x = np.zeros((2, *model.build((3, 8, 8))), np.float32)
+    times = {"plan": [], "pass": []}  # the one against the other: a slow machine, or coverage, slows down both
     for _ in range(50):
-        start = time.perf_counter()
-        fusion.fuse(layers)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 200e-6
+        for name, work in (("plan", lambda: fusion.fuse(layers)), ("pass", lambda: model.forward(x, training=True))):
+            start = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - start)
+    assert min(times["plan"]) < min(times["pass"]) / 4
 
 
 def test_threads_do_not_change_a_bit(row):

@@ -280,7 +280,8 @@ def test_batchnorm_nets_train_as_they_were_published(cifar10, capsys):
         solvers[-1].train()
         for got, right in zip(printed(capsys), lines, strict=False):
             assert got == pytest.approx(right, abs=2.1e-3)
-    assert solvers[0].train_acc_history[-1] > solvers[1].train_acc_history[-1]
+    # "Converges faster": higher over the whole training. The last epochs alone swing with every rounding.
+    assert np.mean(solvers[0].train_acc_history) > np.mean(solvers[1].train_acc_history) + 0.05
 
 
 def test_dropout_nets_train_as_they_were_published(cifar10, capsys):

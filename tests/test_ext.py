@@ -179,7 +179,7 @@ def test_gemm(kernels, dtype, threads, size, rng):
 
 
 @needs_compiled
-@pytest.mark.parametrize("size", [(64, 100, 1000), (33, 8, 800), (102, 300, 801)], ids=str)
+@pytest.mark.parametrize("size", [(64, 100, 1000), (33, 8, 800), (102, 300, 801), (326, 70, 801)], ids=str)
 @pytest.mark.parametrize("left", ["rows", "columns", "wide rows", "reversed"])
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_gemm_with_zeros_left_out(kernels, dtype, size, left, accumulate, rng):

@@ -29,7 +29,7 @@ typedef struct {
 
 typedef struct {
     nnkit_matrix a, b;
-    ptrdiff_t n, k, tiles, spans, tasks;  /* a task has some spans of columns */
+    ptrdiff_t n, k, tiles, spans, blocks, groups;  /* a task has a block of tiles and a group of spans of columns */
     real *out;
     int accumulate;
     FN(terms) *terms;  /* for each part of the depth and tile, room for SPARSE_DEPTH */
@@ -122,15 +122,17 @@ INLINE void FN(sparse_tile)(const FN(terms) *terms, const int *counts, const rea
             FN(store)(out + r * pitch + v * LANES, sums[r][v]);
 }
 
-/* Some spans of columns. While the rows go past a panel, the numbers of the next one are asked for, and the place of
-   the next rows of the result. */
+/* While the rows go past a panel, the numbers of the next one are asked for, and the place of the next rows of the
+   result. */
 KERNEL void FN(sparse_task)(void *job, ptrdiff_t index, int thread)
 {
     const FN(sparse_product) *p = job;
     real *panel = p->panels + thread * (PANEL_BYTES / REAL_BYTES);
     const real *b = p->b.data;
-    const ptrdiff_t begin = p->spans * index / p->tasks * SPAN;
-    const ptrdiff_t end = MIN(p->spans * (index + 1) / p->tasks * SPAN, p->n);
+    const ptrdiff_t block = index / p->groups, group = index % p->groups;
+    const ptrdiff_t begin = p->spans * group / p->groups * SPAN;
+    const ptrdiff_t end = MIN(p->spans * (group + 1) / p->groups * SPAN, p->n);
+    const ptrdiff_t first_tile = p->tiles * block / p->blocks, last_tile = p->tiles * (block + 1) / p->blocks;
     for (ptrdiff_t j = begin; j < end; j += SPAN)
         for (ptrdiff_t first = 0; first < p->k; first += SPARSE_DEPTH) {
             const int last = first + SPARSE_DEPTH >= p->k, add = first || p->accumulate;
@@ -138,10 +140,10 @@ KERNEL void FN(sparse_task)(void *job, ptrdiff_t index, int thread)
             const ptrdiff_t next_j = last ? j + SPAN : j, next_first = last ? 0 : first + SPARSE_DEPTH;
             FN(upcoming) next = {b + next_first * p->b.row + next_j, p->b.row,
                                  next_j < end ? MIN(SPARSE_DEPTH, p->k - next_first) : 0, MIN(SPAN, end - next_j)};
-            const ptrdiff_t share = CEIL_DIV(next.rows, p->tiles);
+            const ptrdiff_t share = CEIL_DIV(next.rows, last_tile - first_tile);
             for (ptrdiff_t k = 0; k < depth; k++)
                 memcpy(panel + k * SPAN, b + (first + k) * p->b.row + j, sizeof(real) * width);
-            for (ptrdiff_t tile = 0; tile < p->tiles; tile++) {
+            for (ptrdiff_t tile = first_tile; tile < last_tile; tile++) {
                 const ptrdiff_t list = first / SPARSE_DEPTH * p->tiles + tile;
                 const FN(terms) *terms = p->terms + list * SPARSE_DEPTH;
                 const int *counts = p->counts + list * KINDS;
@@ -188,8 +190,11 @@ KERNEL int FN(gemm_sparse)(nnkit_matrix a, nnkit_matrix b, void *out, int accumu
     p.panels = (real *)(scratch + panels), p.counts = (int *)(scratch + counts);
     p.terms = (FN(terms) *)(scratch + terms);
     nnkit_parallel(threads, parts * CEIL_DIV(p.tiles, BAND), FN(list_task), &p);
-    /* Few tasks: nothing of a task's first panel has been asked for while others were at work. */
-    p.spans = CEIL_DIV(n, SPAN), p.tasks = MIN(p.spans, 4 * threads);
-    nnkit_parallel(threads, p.tasks, FN(sparse_task), &p);
+    /* Where there are enough rows, each thread has its own, as in the forward pass and in the optimizer's: half of a
+       weight would otherwise travel from core to core twice in a step. Few tasks: nothing of a task's first panel has
+       been asked for while others were at work. */
+    p.spans = CEIL_DIV(n, SPAN), p.blocks = m >= 64 * threads ? threads : 1;
+    p.groups = MIN(p.spans, 4 * threads / p.blocks);
+    nnkit_parallel(threads, p.blocks * p.groups, FN(sparse_task), &p);
     return 0;
 }

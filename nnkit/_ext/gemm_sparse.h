@@ -20,6 +20,7 @@
 #define KINDS (1 << TOGETHER)  /* of terms: bit r tells whether row r has one */
 #define SPAN (SUMS * LANES)
 #define SPARSE_DEPTH (PANEL_BYTES / (SUMS * VECTOR_BYTES))  /* rows of a panel */
+#define FOR_EVERY_CORE (1024 * 1024)  /* bytes of b that all threads may read: more would not stay in an L2 cache */
 #define MOST_PLACES (256 * 1024)  /* of a, that terms may be at: there is room for so many, 1.5 to 4 MiB */
 
 typedef struct {
@@ -190,10 +191,11 @@ KERNEL int FN(gemm_sparse)(nnkit_matrix a, nnkit_matrix b, void *out, int accumu
     p.panels = (real *)(scratch + panels), p.counts = (int *)(scratch + counts);
     p.terms = (FN(terms) *)(scratch + terms);
     nnkit_parallel(threads, parts * CEIL_DIV(p.tiles, BAND), FN(list_task), &p);
-    /* Where there are enough rows, each thread has its own, as in the forward pass and in the optimizer's: half of a
-       weight would otherwise travel from core to core twice in a step. Few tasks: nothing of a task's first panel has
-       been asked for while others were at work. */
-    p.spans = CEIL_DIV(n, SPAN), p.blocks = m >= 64 * threads ? threads : 1;
+    /* Where b is small enough for every core's L2 cache, each thread has rows of its own, as in the forward pass and in
+       the optimizer's: half of a weight's gradient would otherwise travel from core to core twice in a step. Few tasks:
+       nothing of a task's first panel has been asked for while others were at work. */
+    const int own_rows = m >= 64 * threads && k * n <= FOR_EVERY_CORE / REAL_BYTES;
+    p.spans = CEIL_DIV(n, SPAN), p.blocks = own_rows ? threads : 1;
     p.groups = MIN(p.spans, 4 * threads / p.blocks);
     nnkit_parallel(threads, p.blocks * p.groups, FN(sparse_task), &p);
     return 0;

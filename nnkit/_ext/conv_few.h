@@ -62,9 +62,8 @@ KERNEL void FN(patches_task)(void *job, ptrdiff_t index, int thread)
     }
 }
 
-/* The sums of `count` output channels, up to ROWS, over a stretch of the patches; the next rows are asked for. */
-KERNEL void FN(sum_few)(const FN(few) *f, ptrdiff_t channel, ptrdiff_t count, ptrdiff_t next_rows, ptrdiff_t k,
-                        real *sums)
+/* The sums of `count` output channels, up to ROWS, over a stretch of the patches; `next` is asked for. */
+KERNEL void FN(sum_few)(const FN(few) *f, ptrdiff_t channel, ptrdiff_t count, ptrdiff_t k, FN(upcoming) next, real *sums)
 {
     const real zeros[PANEL] = {0}, *rows[ROWS], *weight = f->weight + channel * f->depth + k;
     const ptrdiff_t pitch = f->panels * PANEL, depth = MIN(f->stretch, f->depth - k);
@@ -73,7 +72,7 @@ KERNEL void FN(sum_few)(const FN(few) *f, ptrdiff_t channel, ptrdiff_t count, pt
         rows[r] = weight + MIN(r, count - 1) * f->depth;
     for (ptrdiff_t panel = 0; panel < f->panels; panel++) {
         const real *patches = f->patches + (panel * f->depth + k) * PANEL;
-        const FN(upcoming) soon = {weight + count * f->depth, f->depth, panel ? 0 : next_rows, depth};
+        const FN(upcoming) soon = panel ? nothing : next;
         if (f->pixels - panel * PANEL > LANES)
             FN(gemm_tile)(2, rows, 1, patches, depth, zeros, k > 0, 0, sums + panel * PANEL, pitch, soon,
                           nothing);
@@ -91,8 +90,12 @@ KERNEL void FN(few_task)(void *job, ptrdiff_t index, int thread)
     real *sums = f->sums + thread * f->block * pitch;
     for (ptrdiff_t k = 0; k < f->depth || k == 0; k += f->stretch)
         for (ptrdiff_t c = first; c < end; c += ROWS) {
-            ptrdiff_t count = MIN(ROWS, end - c);
-            FN(sum_few)(f, c, count, MIN(ROWS, end - c - count), k, sums + (c - first) * pitch);
+            const int last = c + ROWS >= end;  /* then a stretch, or a task, is next */
+            const ptrdiff_t next_k = !last ? k : k + f->stretch < f->depth ? k + f->stretch : 0;
+            const ptrdiff_t next_c = !last ? c + ROWS : next_k ? first : end;
+            const FN(upcoming) next = {f->weight + next_c * f->depth + next_k, f->depth, MIN(ROWS, channels - next_c),
+                                       MIN(f->stretch, f->depth - next_k)};
+            FN(sum_few)(f, c, MIN(ROWS, end - c), k, next, sums + (c - first) * pitch);
         }
     for (ptrdiff_t c = first; c < end; c++) {
         real *row = sums + (c - first) * pitch, bias = f->bias ? f->bias[c] : 0;

@@ -210,10 +210,12 @@ KERNEL FN(indirect) FN(describe)(const nnkit_window *w, int back)
                       .height = back ? w->height : w->out_height, .width = back ? w->width : w->out_width};
     c.in_image = (back ? w->out_height * w->out_width : w->height * w->width) * in_channels;
     c.panels = CEIL_DIV(c.out_channels, PANEL);
-    /* A block's input and pointers should fit the L2 cache; and there should be blocks for several threads, though
-       their number must not depend on the threads'. */
-    const ptrdiff_t near = MIN(MAX(128 * 1024 / (ptrdiff_t)sizeof(real) / MAX(in_channels, 1), 64), 1024);
-    c.block = MIN(near, MAX(CEIL_DIV(c.batch * c.height * c.width, 16), 64)) / ROWS * ROWS;
+    /* A block's input and pointers should fit the L2 cache; and there should be blocks for several threads, but no
+       sum may depend on how many there are. */
+    enum { LEAST = 64, MOST = 1024, TASKS = 16 };
+    const ptrdiff_t near = MIN(MAX(128 * 1024 / (ptrdiff_t)sizeof(real) / MAX(in_channels, 1), LEAST), MOST);
+    const ptrdiff_t share = MAX(CEIL_DIV(c.batch * c.height * c.width, TASKS), LEAST);
+    c.block = CEIL_DIV(MIN(near, share), ROWS) * ROWS;
     ptrdiff_t taps = c.taps_y * c.taps_x;
     c.scratch_per_thread = (taps * (ROWS * sizeof(void *) + sizeof(int32_t)) + sizeof(FN(tile))) * (c.block / ROWS);
     c.scratch_per_thread = (c.scratch_per_thread + 63) / 64 * 64;

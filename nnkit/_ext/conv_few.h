@@ -62,8 +62,9 @@ KERNEL void FN(patches_task)(void *job, ptrdiff_t index, int thread)
     }
 }
 
-/* The sums of `count` output channels, up to ROWS, over a stretch of the patches; `next` is asked for. */
-KERNEL void FN(sum_few)(const FN(few) *f, ptrdiff_t channel, ptrdiff_t count, ptrdiff_t k, FN(upcoming) next, real *sums)
+/* The sums of `count` output channels, up to ROWS, over a stretch of the patches; of `next`, as much is asked for. */
+KERNEL void FN(sum_few)(const FN(few) *f, ptrdiff_t channel, ptrdiff_t count, ptrdiff_t k, FN(upcoming) next,
+                        real *sums)
 {
     const real zeros[PANEL] = {0}, *rows[ROWS], *weight = f->weight + channel * f->depth + k;
     const ptrdiff_t pitch = f->panels * PANEL, depth = MIN(f->stretch, f->depth - k);
@@ -90,9 +91,11 @@ KERNEL void FN(few_task)(void *job, ptrdiff_t index, int thread)
     real *sums = f->sums + thread * f->block * pitch;
     for (ptrdiff_t k = 0; k < f->depth || k == 0; k += f->stretch)
         for (ptrdiff_t c = first; c < end; c += ROWS) {
-            const int last = c + ROWS >= end;  /* then a stretch, or a task, is next */
-            const ptrdiff_t next_k = !last ? k : k + f->stretch < f->depth ? k + f->stretch : 0;
-            const ptrdiff_t next_c = !last ? c + ROWS : next_k ? first : end;
+            ptrdiff_t next_c = c + ROWS, next_k = k;
+            if (next_c >= end)
+                next_c = first, next_k = k + f->stretch;  /* the next stretch */
+            if (next_k >= f->depth)
+                next_c = end, next_k = 0;                 /* the next task */
             const FN(upcoming) next = {f->weight + next_c * f->depth + next_k, f->depth, MIN(ROWS, channels - next_c),
                                        MIN(f->stretch, f->depth - next_k)};
             FN(sum_few)(f, c, MIN(ROWS, end - c), k, next, sums + (c - first) * pitch);

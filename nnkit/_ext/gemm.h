@@ -283,15 +283,15 @@ KERNEL int FN(gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias,
         p.m = n, p.n = m;
     }
     /* A block of columns for each thread, or fewer than that and several blocks of rows, of equal size. A tall a, such
-       as the weight of a linear layer, is read by one thread only: that is worth packing b several times. So are shares
-       of equal size where the columns, in whole panels, do not give such. */
+       as the weight of a linear layer, is read by one thread only: that is worth packing b several times. So it is where
+       whole panels of columns make unequal shares, if each thread has rows enough. */
     const int threads = nnkit_threads_for(NS_A_PRODUCT * m * n * k);
     p.blocks_n = p.m > 4 * p.n ? 1 : MIN(threads, CEIL_DIV(p.n, 2 * PANEL));
     p.block_n = CEIL_DIV(CEIL_DIV(p.n, p.blocks_n), PANEL) * PANEL;
     p.blocks_n = CEIL_DIV(p.n, p.block_n);
-    if (p.blocks_n * p.block_n > 1.15 * p.n && p.m >= 64 * threads)
+    if (p.blocks_n * p.block_n > 1.15 * p.n && p.m >= OWN_ROWS * threads)
         p.block_n = CEIL_DIV(p.n, PANEL) * PANEL, p.blocks_n = 1;
-    const ptrdiff_t blocks_m = MAX(CEIL_DIV(threads, p.blocks_n), CEIL_DIV(p.m, 512));
+    const ptrdiff_t least = CEIL_DIV(threads, p.blocks_n), blocks_m = CEIL_DIV(CEIL_DIV(p.m, 512), least) * least;
     p.block_m = CEIL_DIV(CEIL_DIV(p.m, blocks_m), ROWS) * ROWS;
     /* Two strips of b fit the L2 cache, or nearly where a must be copied for each. */
     const ptrdiff_t parts = MAX(CEIL_DIV(k, DEPTH), 1);

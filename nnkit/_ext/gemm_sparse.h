@@ -20,7 +20,8 @@
 #define KINDS (1 << TOGETHER)  /* of terms: bit r tells whether row r has one */
 #define SPAN (SUMS * LANES)
 #define SPARSE_DEPTH (PANEL_BYTES / (SUMS * VECTOR_BYTES))  /* rows of a panel */
-#define FOR_EVERY_CORE (1024 * 1024)  /* bytes of b that all threads may read: more would not stay in an L2 cache */
+#define OWN_ROWS 64  /* a thread with so many rows may fetch all of b for itself */
+#define FOR_EVERY_THREAD (1024 * 1024)  /* bytes of such a b */
 #define MOST_PLACES (256 * 1024)  /* of a, that terms may be at: there is room for so many, 1.5 to 4 MiB */
 
 typedef struct {
@@ -150,7 +151,8 @@ KERNEL void FN(sparse_task)(void *job, ptrdiff_t index, int thread)
                 const int *counts = p->counts + list * KINDS;
                 real *const out = p->out + tile * TOGETHER * p->n + j;
                 FN(ask_for)(FN(take)(&next, share), 0, SPAN);
-                FN(ask_for)((FN(upcoming)){out + TOGETHER * p->n, p->n, TOGETHER, SPAN}, 0, SPAN);
+                const ptrdiff_t rows = tile + 1 < last_tile ? TOGETHER : 0;
+                FN(ask_for)((FN(upcoming)){out + TOGETHER * p->n, p->n, rows, SPAN}, 0, SPAN);
                 if (width == SPAN) {
                     FN(sparse_tile)(terms, counts, panel, add, out, p->n);
                     continue;
@@ -191,10 +193,10 @@ KERNEL int FN(gemm_sparse)(nnkit_matrix a, nnkit_matrix b, void *out, int accumu
     p.panels = (real *)(scratch + panels), p.counts = (int *)(scratch + counts);
     p.terms = (FN(terms) *)(scratch + terms);
     nnkit_parallel(threads, parts * CEIL_DIV(p.tiles, BAND), FN(list_task), &p);
-    /* Where b is small enough for every core's L2 cache, each thread has rows of its own, as in the forward pass and in
-       the optimizer's: half of a weight's gradient would otherwise travel from core to core twice in a step. Few tasks:
-       nothing of a task's first panel has been asked for while others were at work. */
-    const int own_rows = m >= 64 * threads && k * n <= FOR_EVERY_CORE / REAL_BYTES;
+    /* Each thread has rows of its own, as in the forward pass and in the optimizer's: much of a weight's gradient would
+       otherwise travel from core to core twice in a step. But then each fetches all of b, which only pays for a small
+       one. Few tasks: nothing of a task's first panel has been asked for while others were at work. */
+    const int own_rows = m >= OWN_ROWS * threads && k * n <= FOR_EVERY_THREAD / REAL_BYTES;
     p.spans = CEIL_DIV(n, SPAN), p.blocks = own_rows ? threads : 1;
     p.groups = MIN(p.spans, 4 * threads / p.blocks);
     nnkit_parallel(threads, p.blocks * p.groups, FN(sparse_task), &p);

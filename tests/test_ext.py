@@ -406,6 +406,23 @@ def test_threads_do_not_change_a_bit_of_statistics(kernels, algorithm, images, c
     assert found[0] == found[1] == found[2]
 
 
+@needs_compiled
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4"])
+@pytest.mark.parametrize(
+    ("side", "channels", "out_channels"), [(31, 24, 64), (15, 64, 90), (3, 80, 200), (14, 600, 300)]
+)
+def test_threads_do_not_change_a_bit_of_one_image(kernels, dtype, algorithm, side, channels, out_channels, rng):
+    """What all tasks need is made by each thread for itself; together where it is much, or threads are many."""
+    x, weight = normal(rng, (1, side, side, channels), dtype), normal(rng, (out_channels, channels, 3, 3), dtype)
+    found = set()
+    for count in (1, 2, 3, 40):
+        out = np.empty((1, side, side, out_channels), dtype)
+        with threads_set_to(count):
+            kernels.conv2d_forward(x, weight, None, out, (1, 1), (1, 1), algorithm)
+        found.add(out.tobytes())
+    assert len(found) == 1
+
+
 # First layers, as WINDOWS, with kernels so large that leaving out zeros pays. Rows of 1 to 18 vectors, several tiles.
 FIRST_LAYERS = [
     (3, 32, 32, 3, 32, (7, 7), (1, 1), (3, 3)),

@@ -13,6 +13,7 @@ typedef struct {
     ptrdiff_t taps, depth, pixels, panels;         /* depth: numbers in a patch */
     ptrdiff_t block, stretch;                      /* output channels of a task; how much of depth at a time */
     real *patches, *sums;                          /* sums: each thread's own, [channel][panel][PANEL] */
+    int *ready;                                    /* threads that have made patches of their own; NULL: they share */
 } FN(few);
 
 /* Whether the patches are the smaller matrix. */
@@ -35,14 +36,12 @@ KERNEL void FN(find_tap)(const FN(few) *f, ptrdiff_t first, ptrdiff_t tap, const
 }
 
 /* The patches of one panel of pixels. */
-KERNEL void FN(patches_task)(void *job, ptrdiff_t index, int thread)
+KERNEL void FN(make_patches)(const FN(few) *f, ptrdiff_t index, real *patches)
 {
-    (void)thread;
-    const FN(few) *f = job;
     const ptrdiff_t channels = f->w->channels;
     for (ptrdiff_t tap = 0; tap < f->taps; tap++) {
         const real *pixels[PANEL];
-        real *panel = f->patches + (index * f->depth + tap) * PANEL;
+        real *panel = patches + (index * f->depth + tap) * PANEL;
         FN(find_tap)(f, index * PANEL, tap, pixels);
         ptrdiff_t c = 0;
         for (; c + LANES <= channels; c += LANES)
@@ -62,9 +61,16 @@ KERNEL void FN(patches_task)(void *job, ptrdiff_t index, int thread)
     }
 }
 
+KERNEL void FN(patches_task)(void *job, ptrdiff_t index, int thread)
+{
+    (void)thread;
+    const FN(few) *f = job;
+    FN(make_patches)(f, index, f->patches);
+}
+
 /* The sums of `count` output channels, up to ROWS, over a stretch of the patches; of `next`, as much is asked for. */
-KERNEL void FN(sum_few)(const FN(few) *f, ptrdiff_t channel, ptrdiff_t count, ptrdiff_t k, FN(upcoming) next,
-                        real *sums)
+KERNEL void FN(sum_few)(const FN(few) *f, const real *patches, ptrdiff_t channel, ptrdiff_t count, ptrdiff_t k,
+                        FN(upcoming) next, real *sums)
 {
     const real zeros[PANEL] = {0}, *rows[ROWS], *weight = f->weight + channel * f->depth + k;
     const ptrdiff_t pitch = f->panels * PANEL, depth = MIN(f->stretch, f->depth - k);
@@ -72,13 +78,13 @@ KERNEL void FN(sum_few)(const FN(few) *f, ptrdiff_t channel, ptrdiff_t count, pt
     for (ptrdiff_t r = 0; r < ROWS; r++)
         rows[r] = weight + MIN(r, count - 1) * f->depth;
     for (ptrdiff_t panel = 0; panel < f->panels; panel++) {
-        const real *patches = f->patches + (panel * f->depth + k) * PANEL;
+        const real *from = patches + (panel * f->depth + k) * PANEL;
         const FN(upcoming) soon = panel ? nothing : next;
         if (f->pixels - panel * PANEL > LANES)
-            FN(gemm_tile)(2, rows, 1, patches, depth, zeros, k > 0, 0, sums + panel * PANEL, pitch, soon,
+            FN(gemm_tile)(2, rows, 1, from, depth, zeros, k > 0, 0, sums + panel * PANEL, pitch, soon,
                           nothing);
         else
-            FN(gemm_tile)(1, rows, 1, patches, depth, zeros, k > 0, 0, sums + panel * PANEL, pitch, soon,
+            FN(gemm_tile)(1, rows, 1, from, depth, zeros, k > 0, 0, sums + panel * PANEL, pitch, soon,
                           nothing);
     }
 }
@@ -88,7 +94,13 @@ KERNEL void FN(few_task)(void *job, ptrdiff_t index, int thread)
     const FN(few) *f = job;
     const ptrdiff_t channels = f->w->out_channels, first = index * f->block, end = MIN(first + f->block, channels);
     const ptrdiff_t pitch = f->panels * PANEL;
-    real *sums = f->sums + thread * f->block * pitch;
+    real *sums = f->sums + thread * f->block * pitch, *patches = f->patches;
+    if (f->ready) {
+        patches += thread * pitch * f->depth;
+        for (ptrdiff_t panel = 0; panel < f->panels && !f->ready[thread]; panel++)
+            FN(make_patches)(f, panel, patches);
+        f->ready[thread] = 1;
+    }
     for (ptrdiff_t k = 0; k < f->depth || k == 0; k += f->stretch)
         for (ptrdiff_t c = first; c < end; c += ROWS) {
             ptrdiff_t next_c = c + ROWS, next_k = k;
@@ -98,7 +110,7 @@ KERNEL void FN(few_task)(void *job, ptrdiff_t index, int thread)
                 next_c = end, next_k = 0;                 /* the next task */
             const FN(upcoming) next = {f->weight + next_c * f->depth + next_k, f->depth, MIN(ROWS, channels - next_c),
                                        MIN(f->stretch, f->depth - next_k)};
-            FN(sum_few)(f, c, MIN(ROWS, end - c), k, next, sums + (c - first) * pitch);
+            FN(sum_few)(f, patches, c, MIN(ROWS, end - c), k, next, sums + (c - first) * pitch);
         }
     for (ptrdiff_t c = first; c < end; c++) {
         real *row = sums + (c - first) * pitch, bias = f->bias ? f->bias[c] : 0;
@@ -119,8 +131,11 @@ KERNEL int FN(convolve_few)(const nnkit_window *w, const real *x, const real *we
     f.depth = w->channels * f.taps, f.panels = CEIL_DIV(f.pixels, PANEL);
     f.block = CEIL_DIV(BLOCK, ROWS) * ROWS, f.stretch = MAX(NEAR / (f.panels * PANEL), 384);
     int threads = nnkit_threads_for(NS_A_PRODUCT * f.panels * PANEL * w->out_channels * f.depth);
+    const size_t bytes = sizeof(real) * f.panels * PANEL * f.depth;
+    const int alone = bytes <= FOR_EVERY_THREAD;
     size_t total = 0;
-    size_t patches = nnkit_reserve(&total, sizeof(real) * f.panels * PANEL * f.depth);
+    size_t patches = nnkit_reserve(&total, bytes * (alone ? threads : 1));
+    size_t ready = nnkit_reserve(&total, sizeof(int) * threads);
     size_t zeros = nnkit_reserve(&total, sizeof(real) * w->channels);
     size_t sums = nnkit_reserve(&total, sizeof(real) * f.panels * PANEL * f.block * threads);
     char *scratch = nnkit_scratch(total);
@@ -128,7 +143,10 @@ KERNEL int FN(convolve_few)(const nnkit_window *w, const real *x, const real *we
         return -1;
     f.patches = (real *)(scratch + patches), f.sums = (real *)(scratch + sums);
     f.zeros = memset(scratch + zeros, 0, sizeof(real) * w->channels);
-    nnkit_parallel(threads, f.panels, FN(patches_task), &f);
+    if (alone)
+        f.ready = memset(scratch + ready, 0, sizeof(int) * threads);
+    else
+        nnkit_parallel(threads, f.panels, FN(patches_task), &f);
     nnkit_parallel(threads, CEIL_DIV(w->out_channels, f.block), FN(few_task), &f);
     return 0;
 }

@@ -283,8 +283,8 @@ KERNEL int FN(gemm)(nnkit_matrix a, nnkit_matrix b, void *out, const void *bias,
         p.m = n, p.n = m;
     }
     /* A block of columns for each thread, or fewer than that and several blocks of rows, of equal size. A tall a, such
-       as the weight of a linear layer, is read by one thread only: that is worth packing b several times. So it is where
-       whole panels of columns make unequal shares, if each thread has rows enough. */
+       as the weight of a linear layer, is read by one thread only: that is worth packing b several times. So are equal
+       shares, where whole panels of columns make unequal ones and each thread has rows enough. */
     const int threads = nnkit_threads_for(NS_A_PRODUCT * m * n * k);
     p.blocks_n = p.m > 4 * p.n ? 1 : MIN(threads, CEIL_DIV(p.n, 2 * PANEL));
     p.block_n = CEIL_DIV(CEIL_DIV(p.n, p.blocks_n), PANEL) * PANEL;

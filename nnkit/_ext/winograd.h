@@ -24,7 +24,9 @@ typedef struct {
     ptrdiff_t u_point, v_tile, v_point, m_point;         /* how far apart points and tiles are */
     const real *weight;                                  /* (out, in, 3, 3) of the layer, whichever way we go ... */
     int back;                                            /* ... and if back, its "out" is our depth */
-    real *u, *v;                                         /* u: [panel], unless by_panels: then v: [block] */
+    real *prepared;                                      /* what tasks need: U, [panel], or if by_panels V, [block] */
+    ptrdiff_t count, size;                               /* of its parts */
+    int *ready;                                          /* threads that have made their own; NULL: they share one */
     real *own;                                           /* a thread's: a panel of U or block of V, M */
     ptrdiff_t own_input, own_size;
 } FN(tiling);
@@ -192,7 +194,8 @@ INLINE FN(register_sums) FN(sum_tile)(int m, const vec *y, ptrdiff_t rows, ptrdi
 }
 
 /* Let a tile take part in the moments; the first one's mean is what all guess. */
-INLINE void FN(measure_tile)(int m, const vec *y, ptrdiff_t rows, ptrdiff_t columns, int first, FN(register_sums) *totals)
+INLINE void FN(measure_tile)(int m, const vec *y, ptrdiff_t rows, ptrdiff_t columns, int first,
+                             FN(register_sums) *totals)
 {
     if (first) {
         FN(register_sums) sums = FN(sum_tile)(m, y, rows, columns, (vec){0});
@@ -328,31 +331,42 @@ KERNEL void FN(convolve_block)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t b
         FN(scatter)(4, t, panel, block, count, products);
 }
 
-/* First what all tasks share, U or V ... */
+/* First what all tasks need, U or V ... */
+KERNEL void FN(prepare)(const FN(tiling) *t, ptrdiff_t index, real *prepared)
+{
+    if (t->by_panels)
+        FN(gather_block)(t, index, prepared + index * t->size);
+    else
+        FN(transform_panel)(t, index, prepared + index * t->size);
+}
+
 KERNEL void FN(winograd_prepare_task)(void *job, ptrdiff_t index, int thread)
 {
     (void)thread;
     const FN(tiling) *t = job;
-    if (t->by_panels)
-        FN(gather_block)(t, index, t->v + index * POINTS(t->m) * t->v_point);
-    else
-        FN(transform_panel)(t, index, t->u + index * POINTS(t->m) * t->u_point);
+    FN(prepare)(t, index, t->prepared);
 }
 
 /* ... then the rest. */
 KERNEL void FN(winograd_task)(void *job, ptrdiff_t index, int thread)
 {
     const FN(tiling) *t = job;
-    real *input = t->own + thread * t->own_size, *products = input + t->own_input;
-    if (t->by_panels) {
-        FN(transform_panel)(t, index, input);
-        for (ptrdiff_t b = 0; b * t->block < t->tiles; b++)
-            FN(convolve_block)(t, index, b, input, t->v + b * POINTS(t->m) * t->v_point, products);
-    } else {
-        FN(gather_block)(t, index, input);
-        for (ptrdiff_t panel = 0; panel < t->panels; panel++)
-            FN(convolve_block)(t, panel, index, t->u + panel * POINTS(t->m) * t->u_point, input, products);
+    real *input = t->own + thread * t->own_size, *products = input + t->own_input, *prepared = t->prepared;
+    if (t->ready) {
+        prepared += thread * t->count * t->size;
+        for (ptrdiff_t i = 0; i < t->count && !t->ready[thread]; i++)
+            FN(prepare)(t, i, prepared);
+        t->ready[thread] = 1;
     }
+    if (t->by_panels)
+        FN(transform_panel)(t, index, input);
+    else
+        FN(gather_block)(t, index, input);
+    for (ptrdiff_t i = 0; i < t->count; i++, prepared += t->size)
+        if (t->by_panels)
+            FN(convolve_block)(t, index, i, input, prepared, products);
+        else
+            FN(convolve_block)(t, i, index, prepared, input, products);
 }
 
 /* How the work is cut; nothing here depends on the number of threads. Of an odd map that is pooled by windows of `side`
@@ -379,6 +393,8 @@ KERNEL FN(tiling) FN(cut_tiles)(const nnkit_window *w, int m, ptrdiff_t side, in
     t.block = CEIL_DIV(MIN(t.block, CEIL_DIV(t.tiles, TASKS)), ROWS) * ROWS;
     /* No power of two between points, or they would compete for the same cache lines. */
     t.u_point = t.depth * PANEL + LANES, t.v_point = t.block * t.v_tile + LANES, t.m_point = t.block * PANEL + LANES;
+    t.count = t.by_panels ? CEIL_DIV(t.tiles, t.block) : t.panels;
+    t.size = POINTS(m) * (t.by_panels ? t.v_point : t.u_point);
     t.own_input = POINTS(m) * (t.by_panels ? t.u_point : t.v_point);
     t.own_size = t.own_input + POINTS(m) * t.m_point;
     return t;
@@ -388,12 +404,16 @@ KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, c
                                  int relu, real *out, const FN(pooling) *pool, FN(moments) *moments, int back)
 {
     FN(tiling) t = FN(cut_tiles)(w, m, pool ? 2 : 1, back);
-    ptrdiff_t blocks = CEIL_DIV(t.tiles, t.block), points = POINTS(m);
-    int threads = nnkit_threads_for(NS_A_PRODUCT * points * t.tiles * t.depth * t.out_channels);
+    ptrdiff_t blocks = CEIL_DIV(t.tiles, t.block);
+    const double products = (double)POINTS(m) * t.tiles * t.depth * t.out_channels;
+    int threads = nnkit_threads_for(NS_A_PRODUCT * products);
+    const size_t bytes = sizeof(real) * t.count * t.size;
+    /* What is little, and soon made compared with a thread's products, is made by each for itself. */
+    const int alone = bytes <= FOR_EVERY_THREAD && 24.0 * t.count * t.size * threads <= products;
     size_t total = 0;
     size_t zeros = nnkit_reserve(&total, sizeof(real) * t.depth);
-    size_t shared = nnkit_reserve(&total, sizeof(real) * points * (t.by_panels ? blocks * t.v_point
-                                                                                : t.panels * t.u_point));
+    size_t prepared = nnkit_reserve(&total, bytes * (alone ? threads : 1));
+    size_t ready = nnkit_reserve(&total, sizeof(int) * threads);
     size_t own = nnkit_reserve(&total, sizeof(real) * t.own_size * threads);
     size_t sums = nnkit_reserve(&total, FN(moments_bytes)(moments, blocks));
     char *scratch = nnkit_scratch(total);
@@ -405,8 +425,11 @@ KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, c
     t.stored_width = pool ? pool->w->out_width : t.out_width;
     t.weight = weight, t.back = back;
     t.zeros = memset(scratch + zeros, 0, sizeof(real) * t.depth);
-    t.u = t.v = (real *)(scratch + shared), t.own = (real *)(scratch + own);
-    nnkit_parallel(threads, t.by_panels ? blocks : t.panels, FN(winograd_prepare_task), &t);
+    t.prepared = (real *)(scratch + prepared), t.own = (real *)(scratch + own);
+    if (alone)
+        t.ready = memset(scratch + ready, 0, sizeof(int) * threads);
+    else
+        nnkit_parallel(threads, t.count, FN(winograd_prepare_task), &t);
     nnkit_parallel(threads, t.by_panels ? t.panels : blocks, FN(winograd_task), &t);
     FN(finish_moments)(moments);
     return 0;

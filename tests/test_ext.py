@@ -415,7 +415,7 @@ def test_threads_do_not_change_a_bit_of_one_image(kernels, dtype, algorithm, sid
     """What all tasks need is made by each thread for itself; together where it is much, or threads are many."""
     x, weight = normal(rng, (1, side, side, channels), dtype), normal(rng, (out_channels, channels, 3, 3), dtype)
     found = set()
-    for count in (1, 2, 3, 40):
+    for count in (1, 2, 3, 7):
         out = np.empty((1, side, side, out_channels), dtype)
         with threads_set_to(count):
             kernels.conv2d_forward(x, weight, None, out, (1, 1), (1, 1), algorithm)

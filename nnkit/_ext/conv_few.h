@@ -95,9 +95,10 @@ KERNEL void FN(few_task)(void *job, ptrdiff_t index, int thread)
     const ptrdiff_t channels = f->w->out_channels, first = index * f->block, end = MIN(first + f->block, channels);
     const ptrdiff_t pitch = f->panels * PANEL;
     real *sums = f->sums + thread * f->block * pitch, *patches = f->patches;
-    if (f->ready) {
+    if (f->ready)
         patches += thread * pitch * f->depth;
-        for (ptrdiff_t panel = 0; panel < f->panels && !f->ready[thread]; panel++)
+    if (f->ready && !f->ready[thread]) {
+        for (ptrdiff_t panel = 0; panel < f->panels; panel++)
             FN(make_patches)(f, panel, patches);
         f->ready[thread] = 1;
     }
@@ -130,9 +131,10 @@ KERNEL int FN(convolve_few)(const nnkit_window *w, const real *x, const real *we
                  .taps = w->kernel_y * w->kernel_x, .pixels = w->batch * w->out_height * w->out_width};
     f.depth = w->channels * f.taps, f.panels = CEIL_DIV(f.pixels, PANEL);
     f.block = CEIL_DIV(BLOCK, ROWS) * ROWS, f.stretch = MAX(NEAR / (f.panels * PANEL), 384);
-    int threads = nnkit_threads_for(NS_A_PRODUCT * f.panels * PANEL * w->out_channels * f.depth);
+    const ptrdiff_t tasks = CEIL_DIV(w->out_channels, f.block);
+    int threads = (int)MIN(nnkit_threads_for(NS_A_PRODUCT * f.panels * PANEL * w->out_channels * f.depth), tasks);
     const size_t bytes = sizeof(real) * f.panels * PANEL * f.depth;
-    const int alone = bytes <= FOR_EVERY_THREAD;
+    const int alone = bytes <= FOR_EVERY_THREAD;  /* little beside the products of a task's channels */
     size_t total = 0;
     size_t patches = nnkit_reserve(&total, bytes * (alone ? threads : 1));
     size_t ready = nnkit_reserve(&total, sizeof(int) * threads);
@@ -147,6 +149,6 @@ KERNEL int FN(convolve_few)(const nnkit_window *w, const real *x, const real *we
         f.ready = memset(scratch + ready, 0, sizeof(int) * threads);
     else
         nnkit_parallel(threads, f.panels, FN(patches_task), &f);
-    nnkit_parallel(threads, CEIL_DIV(w->out_channels, f.block), FN(few_task), &f);
+    nnkit_parallel(threads, tasks, FN(few_task), &f);
     return 0;
 }

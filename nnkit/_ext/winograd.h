@@ -6,7 +6,7 @@
        M[point] (tiles x out-channels) = V[point] (tiles x channels) times U[point] (channels x out-channels)
 
    Tiles are counted over the whole batch and taken in blocks, whose V and M fit the L2 cache; out-channels in panels.
-   Either a task is a block, which meets all panels of U, transformed beforehand; or, where U is larger than all of V
+   Either a task is a block, which meets all panels of U, transformed before; or, where U is larger than all of V
    (small maps, small batches, many channels), a task is a panel, which transforms its own part of U and meets all
    blocks of V. The gradient with respect to the input is the same convolution of dout, its kernels turned around. */
 
@@ -347,14 +347,15 @@ KERNEL void FN(winograd_prepare_task)(void *job, ptrdiff_t index, int thread)
     FN(prepare)(t, index, t->prepared);
 }
 
-/* ... then the rest. */
+/* ... then the rest, each thread after the first where they make their own. */
 KERNEL void FN(winograd_task)(void *job, ptrdiff_t index, int thread)
 {
     const FN(tiling) *t = job;
     real *input = t->own + thread * t->own_size, *products = input + t->own_input, *prepared = t->prepared;
-    if (t->ready) {
+    if (t->ready)
         prepared += thread * t->count * t->size;
-        for (ptrdiff_t i = 0; i < t->count && !t->ready[thread]; i++)
+    if (t->ready && !t->ready[thread]) {
+        for (ptrdiff_t i = 0; i < t->count; i++)
             FN(prepare)(t, i, prepared);
         t->ready[thread] = 1;
     }
@@ -408,7 +409,8 @@ KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, c
     const double products = (double)POINTS(m) * t.tiles * t.depth * t.out_channels;
     int threads = nnkit_threads_for(NS_A_PRODUCT * products);
     const size_t bytes = sizeof(real) * t.count * t.size;
-    /* What is little, and soon made compared with a thread's products, is made by each for itself. */
+    /* What is little, and soon made compared with a thread's products (a number costs some six, and may cost a quarter
+       of them), is made by each for itself. */
     const int alone = bytes <= FOR_EVERY_THREAD && 24.0 * t.count * t.size * threads <= products;
     size_t total = 0;
     size_t zeros = nnkit_reserve(&total, sizeof(real) * t.depth);

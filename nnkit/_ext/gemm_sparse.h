@@ -20,7 +20,6 @@
 #define KINDS (1 << TOGETHER)  /* of terms: bit r tells whether row r has one */
 #define SPAN (SUMS * LANES)
 #define SPARSE_DEPTH (PANEL_BYTES / (SUMS * VECTOR_BYTES))  /* rows of a panel */
-#define OWN_ROWS 64  /* a thread with so many rows may fetch all of b for itself */
 #define MOST_PLACES (256 * 1024)  /* of a, that terms may be at: there is room for so many, 1.5 to 4 MiB */
 
 typedef struct {

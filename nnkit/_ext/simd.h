@@ -22,6 +22,7 @@
 #define CEIL_DIV(a, b) (((a) + (b) - 1) / (b))
 #define NS_A_PRODUCT (0.25 * REAL_BYTES / VECTOR_BYTES)  /* nanoseconds for a multiply-add, about */
 #define FOR_EVERY_THREAD (1024 * 1024)  /* bytes that each may make or fetch for itself: no core waits for another's */
+#define OWN_ROWS 64  /* of a matrix product: a thread with so many may fetch, and pack, all of b for itself */
 #define PANEL (2 * LANES)  /* columns of a register tile: with ROWS rows, enough sums to hide the latency of an FMA */
 #endif
 

@@ -25,7 +25,7 @@ typedef struct {
     const real *weight;                                  /* (out, in, 3, 3) of the layer, whichever way we go ... */
     int back;                                            /* ... and if back, its "out" is our depth */
     real *prepared;                                      /* what tasks need: U, [panel], or if by_panels V, [block] */
-    ptrdiff_t count, size;                               /* of its parts */
+    ptrdiff_t parts, part_size;                          /* of it */
     int *ready;                                          /* threads that have made their own; NULL: they share one */
     real *own;                                           /* a thread's: a panel of U or block of V, M */
     ptrdiff_t own_input, own_size;
@@ -335,9 +335,9 @@ KERNEL void FN(convolve_block)(const FN(tiling) *t, ptrdiff_t panel, ptrdiff_t b
 KERNEL void FN(prepare)(const FN(tiling) *t, ptrdiff_t index, real *prepared)
 {
     if (t->by_panels)
-        FN(gather_block)(t, index, prepared + index * t->size);
+        FN(gather_block)(t, index, prepared + index * t->part_size);
     else
-        FN(transform_panel)(t, index, prepared + index * t->size);
+        FN(transform_panel)(t, index, prepared + index * t->part_size);
 }
 
 KERNEL void FN(winograd_prepare_task)(void *job, ptrdiff_t index, int thread)
@@ -353,9 +353,9 @@ KERNEL void FN(winograd_task)(void *job, ptrdiff_t index, int thread)
     const FN(tiling) *t = job;
     real *input = t->own + thread * t->own_size, *products = input + t->own_input, *prepared = t->prepared;
     if (t->ready)
-        prepared += thread * t->count * t->size;
+        prepared += thread * t->parts * t->part_size;
     if (t->ready && !t->ready[thread]) {
-        for (ptrdiff_t i = 0; i < t->count; i++)
+        for (ptrdiff_t i = 0; i < t->parts; i++)
             FN(prepare)(t, i, prepared);
         t->ready[thread] = 1;
     }
@@ -363,7 +363,7 @@ KERNEL void FN(winograd_task)(void *job, ptrdiff_t index, int thread)
         FN(transform_panel)(t, index, input);
     else
         FN(gather_block)(t, index, input);
-    for (ptrdiff_t i = 0; i < t->count; i++, prepared += t->size)
+    for (ptrdiff_t i = 0; i < t->parts; i++, prepared += t->part_size)
         if (t->by_panels)
             FN(convolve_block)(t, index, i, input, prepared, products);
         else
@@ -394,8 +394,8 @@ KERNEL FN(tiling) FN(cut_tiles)(const nnkit_window *w, int m, ptrdiff_t side, in
     t.block = CEIL_DIV(MIN(t.block, CEIL_DIV(t.tiles, TASKS)), ROWS) * ROWS;
     /* No power of two between points, or they would compete for the same cache lines. */
     t.u_point = t.depth * PANEL + LANES, t.v_point = t.block * t.v_tile + LANES, t.m_point = t.block * PANEL + LANES;
-    t.count = t.by_panels ? CEIL_DIV(t.tiles, t.block) : t.panels;
-    t.size = POINTS(m) * (t.by_panels ? t.v_point : t.u_point);
+    t.parts = t.by_panels ? CEIL_DIV(t.tiles, t.block) : t.panels;
+    t.part_size = POINTS(m) * (t.by_panels ? t.v_point : t.u_point);
     t.own_input = POINTS(m) * (t.by_panels ? t.u_point : t.v_point);
     t.own_size = t.own_input + POINTS(m) * t.m_point;
     return t;
@@ -408,10 +408,10 @@ KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, c
     ptrdiff_t blocks = CEIL_DIV(t.tiles, t.block);
     const double products = (double)POINTS(m) * t.tiles * t.depth * t.out_channels;
     int threads = nnkit_threads_for(NS_A_PRODUCT * products);
-    const size_t bytes = sizeof(real) * t.count * t.size;
+    const size_t bytes = sizeof(real) * t.parts * t.part_size;
     /* What is little, and soon made compared with a thread's products (a number costs some six, and may cost a quarter
        of them), is made by each for itself. */
-    const int alone = bytes <= FOR_EVERY_THREAD && 24.0 * t.count * t.size * threads <= products;
+    const int alone = bytes <= FOR_EVERY_THREAD && 24.0 * t.parts * t.part_size * threads <= products;
     size_t total = 0;
     size_t zeros = nnkit_reserve(&total, sizeof(real) * t.depth);
     size_t prepared = nnkit_reserve(&total, bytes * (alone ? threads : 1));
@@ -431,7 +431,7 @@ KERNEL int FN(convolve_winograd)(const nnkit_window *w, int m, const real *in, c
     if (alone)
         t.ready = memset(scratch + ready, 0, sizeof(int) * threads);
     else
-        nnkit_parallel(threads, t.count, FN(winograd_prepare_task), &t);
+        nnkit_parallel(threads, t.parts, FN(winograd_prepare_task), &t);
     nnkit_parallel(threads, t.by_panels ? t.panels : blocks, FN(winograd_task), &t);
     FN(finish_moments)(moments);
     return 0;

@@ -473,7 +473,7 @@ def test_files_that_are_none(torch, small, tmp_path):
         ("c.pt", "expected a PyTorch state_dict, got a list"),
         ("d.pt", "more than tensors"),
         ("e.pt", "'fc1.weight' is a str"),
-        ("missing.pt", "missing.pt: cannot be read: No such file"),
+        ("missing.pt", "missing.pt: cannot be read: no such file"),
         ("a.safetensors", "damaged, or no safetensors file"),
         ("missing.safetensors", "cannot be read"),
     ]:

@@ -175,6 +175,8 @@ def test_without_pytorch_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     (tmp_path / "weights.pt").write_bytes(b"")
     with pytest.raises(ImportError, match=r"pip install \"nnkit\[torch\]\""):
         load_weights(net(3), tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"none\.pt: cannot be read: no such file"):
+        load_weights(net(3), tmp_path / "none.pt")
 
 
 def test_freezing_leaves_something_to_train(saved):
@@ -302,7 +304,7 @@ def test_mistakes_on_the_command_line_leave_no_folder(capsys):
     there = sorted(Path("runs").iterdir())
     for arguments, status, message in [
         (["--init-from", "quickstart-2"], 2, "no such run folder; did you mean 'quickstart-1'"),
-        (["--init-from", "weights.pt"], 1, "weights.pt: cannot be read: No such file or directory"),
+        (["--init-from", "weights.pt"], 1, "weights.pt: cannot be read: no such file"),
         (["--init-from", "quickstart-1", "--set", "model.widths=[8, 9]"], 1, "layer 'conv2': expected weight of shape"),
         (["--init-from", "quickstart-1", "--freeze", "block1.*"], 2, "no layer or parameter is named 'block1.*'"),
         (["--set", "data.per_class=1000"], 2, "training images, expected at least 1000"),

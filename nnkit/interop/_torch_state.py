@@ -206,6 +206,8 @@ def _no_file(path: str) -> str:
 
 
 def _read_torch(path: str) -> Mapping[str, Any]:
+    if not os.path.isfile(path):  # with or without PyTorch
+        raise CheckpointError(f"{path}: cannot be read: {_no_file(path)}")
     try:
         import torch
     except ImportError as error:

@@ -507,7 +507,7 @@ assert main(["export", run, "--format", "safetensors", "--out", out]) == 0
 model, _ = load_model(run + "/model.safetensors")
 assert load_torch_state(model, out).complete
 assert main(["export", run, "--format", "torch"]) == 1
-file = run + "/last.ckpt"  # one that is there
+file = run + "/config.toml"  # one that is there
 for call in (lambda: to_torch(model), lambda: from_torch(None), lambda: load_torch_state(model, file)):
     try:
         call()
